@@ -1,0 +1,3 @@
+//! journal-server: a replicated, fsync-batched, append-only log service.
+
+pub mod segment;

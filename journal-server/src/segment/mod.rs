@@ -1,0 +1,4 @@
+//! Bytes on disk: one journal's log as a single ordered stream of checksummed frames in numbered
+//! files. Knows files, not Raft.
+
+pub mod fs;
