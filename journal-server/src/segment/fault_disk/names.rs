@@ -37,10 +37,6 @@ impl Names {
         self.live.iter().map(|(name, file)| (name, *file))
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.live.is_empty()
-    }
-
     pub(super) fn link(&mut self, name: OsString, file: FileNumber) {
         self.change(Change::Link(name, file));
     }
