@@ -5,6 +5,7 @@
 //! hold; the [`Writer`], which one thread or task drives; the [`Keeper`], which prepares and removes
 //! files beside it.
 
+pub mod fault_disk;
 mod format;
 pub mod fs;
 mod index;
@@ -13,6 +14,7 @@ mod log;
 mod metrics;
 mod outline;
 mod reader;
+pub mod real_fs;
 mod recovery;
 mod repair;
 mod ring;
