@@ -502,7 +502,8 @@ impl Scan {
 
     fn state(&mut self, header: &FrameHeader, versions: Vec<Version>) {
         self.run = self.run.max(header.run);
-        if self.report.segments == 1 && header.offset == DATA_START {
+        let first = header.offset == DATA_START || (header.copy && header.twin == DATA_START);
+        if self.report.segments == 1 && first {
             // The oldest segment: what lay below is purged, or about to be.
             self.registers.outline = Outline::starting_after(header.last.or(header.purged));
         }
@@ -589,7 +590,8 @@ impl Scan {
                     }
                     FrameKind::Mark => self.report.clean = header.sub == super::format::SUB_STOP,
                     FrameKind::Seal => tail.sealed = true,
-                    FrameKind::Pad | FrameKind::Entries => {}
+                    // The vote was in the header.
+                    FrameKind::Vote | FrameKind::Pad | FrameKind::Entries => {}
                 }
             }
         }
