@@ -13,7 +13,7 @@ use journal_server::segment::{
 };
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
-use rand::{Rng, RngCore};
+use rand::{Rng, RngCore, SeedableRng};
 
 use super::model::{Act, Oracle, Picture, body, check, read_picture};
 
@@ -29,8 +29,8 @@ pub struct Machine {
     pub oracle: Oracle,
     pub options: Options,
     pub view: View,
-    /// Each entry ever made has its own stamp.
-    stamps: u64,
+    /// Makes the entries of this machine unlike those of others.
+    salt: u64,
     running: Option<Running>,
 }
 
@@ -85,7 +85,7 @@ impl Machine {
             oracle: Oracle::default(),
             options: options(rng),
             view,
-            stamps: 0,
+            salt: rng.next_u64(),
             running: None,
         }
     }
@@ -129,7 +129,7 @@ impl Machine {
             oracle: self.oracle.clone(),
             options: self.options.clone(),
             view: self.view,
-            stamps: self.stamps,
+            salt: self.salt,
             running: None,
         }
     }
@@ -324,7 +324,8 @@ impl Machine {
     }
 
     pub fn keep(&mut self) {
-        self.running().keeper.step();
+        // What the keeper cannot do now, it does later.
+        let _ = self.running().keeper.step();
     }
 
     /// The process is no more.
@@ -341,26 +342,30 @@ impl Machine {
 
     pub fn some_entries(&mut self, rng: &mut SmallRng) -> Act {
         let count = [1, 1, 2, 3, 8][rng.random_range(0..5)];
-        let long = [40, 300, 300, 300, 6000][rng.random_range(0..5)];
         let next = self.oracle.asked.next();
         let least = self.oracle.asked.last().map_or(1, |id| id.term);
         let running = self.running();
-        let mut term = running.term.max(least);
+        // Whoever leads may have entries of terms long gone.
+        let mut term = if rng.random_bool(0.2) { least } else { running.term.max(least) };
         let mut entries = Vec::new();
         for position in next..next + count {
             term += u64::from(rng.random_bool(0.05));
-            let kind = [Kind::Blank, Kind::Entry, Kind::Urgent, Kind::Control, Kind::Membership]
-                [rng.random_range(0..5)];
-            self.stamps += 1;
-            let body = body(rng.random_range(0..long), self.stamps);
-            entries.push(LogEntry::new(LogId::new(term, position), kind, body));
+            entries.push(self.entry(LogId::new(term, position)));
         }
         Act::Append(entries)
     }
 
-    fn some_version(&mut self, rng: &mut SmallRng, at: LogId) -> Version {
-        self.stamps += 1;
-        Version { at, bytes: body(rng.random_range(0..600), self.stamps) }
+    /// The entry of an id. There is only one, and it comes back if it was truncated.
+    fn entry(&self, id: LogId) -> LogEntry {
+        let mut rng = SmallRng::seed_from_u64(self.salt ^ id.term << 32 ^ id.position);
+        let kinds = [Kind::Blank, Kind::Entry, Kind::Urgent, Kind::Control, Kind::Membership];
+        let kind = kinds[rng.random_range(0..kinds.len())];
+        let long = [40, 300, 300, 300, 6000][rng.random_range(0..5)];
+        LogEntry::new(id, kind, body(rng.random_range(0..long), rng.next_u64()))
+    }
+
+    fn some_version(&self, rng: &mut SmallRng, at: LogId) -> Version {
+        Version { at, bytes: body(rng.random_range(0..600), rng.next_u64()) }
     }
 
     fn id_at(&self, position: u64) -> Option<LogId> {
