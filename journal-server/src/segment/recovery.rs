@@ -49,6 +49,8 @@ pub struct Report {
     pub frames: u64,
     /// Bytes from the first torn frame to the last leftover, cut.
     pub torn_bytes: u64,
+    /// Torn ends that were cut: at most one a segment that was being written.
+    pub torn_frames: u64,
     pub clean: bool,
 }
 
@@ -492,6 +494,7 @@ impl Scan {
         let upto = dirty.max(leftovers_end).min(begun.file_bytes);
         if upto > at {
             self.report.torn_bytes += upto - at;
+            self.report.torn_frames += 1;
             tracing::info!(journal = self.ids.group, segment = begun.number, at, bytes = upto - at, "a torn end was cut");
             let clearing = |error| Error::Io { what: format!("clearing {}", begun.path.display()), source: error };
             zero(begun.file.as_ref(), at, upto).map_err(clearing)?;
