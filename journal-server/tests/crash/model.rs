@@ -188,7 +188,7 @@ impl Oracle {
     /// Judges what a log holds after a crash. What it holds is the new beginning: it was served, and
     /// is counted upon.
     pub fn judge(&mut self, log: &Log) -> Result<(), String> {
-        let found = read_picture(log)?;
+        let found = read_picture(log).map_err(|why| format!("{why}\nasked for {:?} {:?}\n{:?}", self.asked, self.acts, self.base))?;
         let reached = self.explain(&found, self.answered)?;
         self.judge_hints(log, &found, reached)?;
         let commit = log.recovered_commit();
@@ -303,7 +303,9 @@ pub fn read_picture(log: &Log) -> Result<Picture, String> {
     check(picture.last() == last, || format!("the last entry is {:?}, not {last:?}", picture.last()))?;
     if let Some(last) = picture.entries.last() {
         let chain = log.chain_at_blocking(last.id.position).map_err(|error| error.to_string())?;
-        check(chain == picture.chain_at(last.id.position), || "the chain does not close".into())?;
+        check(chain == picture.chain_at(last.id.position), || {
+            format!("the chain at {} is not that of its entries: {picture:?}", last.id)
+        })?;
     }
     Ok(picture)
 }
