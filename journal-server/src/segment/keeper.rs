@@ -31,12 +31,7 @@ impl Keeper {
     /// Unlinks, oldest first, what nothing needs once the *durable* purge mark is reached.
     fn remove_purged(&mut self) -> io::Result<()> {
         loop {
-            let (purged, last) = {
-                let state = self.shared.state.lock();
-                (state.purged_durable, state.durable)
-            };
-            let Some(purged) = purged else { return Ok(()) };
-            let oldest = self.shared.index.write().take_purged(purged.position, last.map(|id| id.position));
+            let oldest = self.shared.index.write().take_purged();
             let Some(segment) = oldest else { return Ok(()) };
             let shelf = &self.shared.shelf;
             shelf.fs.unlink(&segment.path)?;

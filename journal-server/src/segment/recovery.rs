@@ -74,7 +74,7 @@ impl Damaged {
 /// Opens the journal in `dir`, making it if it is not there (and [`Options::create`] allows).
 pub fn open(fs: Arc<dyn Fs>, dir: &Path, ids: Ids, options: Options) -> Result<Opened, Error> {
     let files = find(fs.as_ref(), dir, &options)?;
-    let mut scan = Scan::new(ids);
+    let mut scan = Scan::new(ids, options.index_step_bytes);
     let begun = begun(fs.as_ref(), dir, &ids, files)?;
     for (i, file) in begun.files.iter().enumerate() {
         if let Some(hole) = scan.segment(file, begun.files.get(i + 1))? {
@@ -243,6 +243,7 @@ fn next_frame(
 /// The stream read so far.
 struct Scan {
     ids: Ids,
+    index_step_bytes: u64,
     registers: Registers,
     index: Index,
     report: Report,
@@ -264,13 +265,16 @@ struct Tail {
     truncated_low: u64,
     versions: u32,
     places: SealIndex,
+    /// The next entries must be found without walking over what was removed before them.
+    place_due: bool,
     opened_upto: u64,
 }
 
 impl Scan {
-    fn new(ids: Ids) -> Self {
+    fn new(ids: Ids, index_step_bytes: u64) -> Self {
         Scan {
             ids,
+            index_step_bytes,
             registers: Registers { chain_at_purge: Some(0), ..Registers::default() },
             index: Index::default(),
             report: Report::default(),
@@ -378,6 +382,7 @@ impl Scan {
             truncated_low: NOT_TRUNCATED,
             versions: 0,
             places: SealIndex::default(),
+            place_due: true,
             opened_upto: DATA_START,
         };
         let mut window = Window::new(begun.file.clone(), begun.file_bytes, 1 << 20);
@@ -544,9 +549,11 @@ impl Scan {
                     // Checked against `last` when it was read; a term that falls is a bug of the writer.
                     tracing::error!(journal = self.ids.group, at = %first, "an entry's term is below its predecessor's");
                 }
-                let far = tail.places.places.last().is_none_or(|place| header.offset - place.offset >= (64 << 10));
-                if far || tail.places.places.last().is_some_and(|place| place.position >= first.position) {
+                let last = tail.places.places.last();
+                let far = last.is_none_or(|place| header.offset - place.offset >= self.index_step_bytes);
+                if far || tail.place_due {
                     tail.places.places.push(Place { position: first.position, offset: header.offset });
+                    tail.place_due = false;
                 }
                 if tail.places.runs.last().is_none_or(|run| run.term != first.term) {
                     tail.places.runs.push(first);
@@ -621,6 +628,7 @@ impl Scan {
         tail.truncated_low = tail.truncated_low.min(first_removed);
         tail.places.places.retain(|place| place.position < first_removed);
         tail.places.runs.retain(|run| run.position < first_removed);
+        tail.place_due = true;
         self.index.cut(first_removed);
     }
 
@@ -727,6 +735,7 @@ fn start(
     for effect in sheet.effects.drain(..) {
         apply_effect(&mut index, effect);
     }
+    index.set_written(tape.registers.outline.purged(), tape.registers.outline.last());
     tape.proven = false;
 
     let registers = &tape.registers;
@@ -789,6 +798,7 @@ fn nowhere(shelf: &Arc<Shelf>, dir: &Path) -> Result<Tail, Error> {
         truncated_low: NOT_TRUNCATED,
         versions: 0,
         places: SealIndex::default(),
+        place_due: true,
         opened_upto: 0,
     })
 }

@@ -191,6 +191,7 @@ impl Writer {
             for effect in sheet.effects.drain(..) {
                 apply_effect(&mut index, effect);
             }
+            index.set_written(purged, last);
         }
         let purge_moved = {
             let mut state = self.shared.state.lock();
