@@ -172,6 +172,12 @@ impl Writer {
 
     /// Reports what became of a plan: its entries are durable, or nothing ever will be again.
     pub fn done(&mut self, plan: Plan, result: io::Result<()>) {
+        // Once something has failed nothing is called durable any more, whoever it failed for.
+        let failed_before = self.shared.state.lock().failed.clone();
+        let result = match failed_before {
+            Some(why) => Err(io::Error::other(why.to_string())),
+            None => result,
+        };
         if let Err(error) = result {
             let why = error.to_string();
             tracing::error!(journal = self.shared.ids.group, error = why, "writing a segment failed");

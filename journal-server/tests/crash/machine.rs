@@ -324,7 +324,7 @@ impl Machine {
     }
 
     pub fn keep(&mut self) {
-        // What the keeper cannot do now, it does later.
+        // What the keeper cannot do on a full disk it does later; of any other error all are told.
         let _ = self.running().keeper.step();
     }
 
