@@ -82,7 +82,7 @@ pub fn open(fs: Arc<dyn Fs>, dir: &Path, ids: Ids, options: Options) -> Result<O
             return Ok(Opened::Damaged(damaged));
         }
     }
-    scan.settle();
+    scan.settle(dir)?;
     start(fs, dir, ids, options, scan, begun.unused)
 }
 
@@ -327,7 +327,8 @@ impl Scan {
         self.state(&state, versions);
         let outline = &mut self.registers.outline;
         if seal.truncations > 0 {
-            outline.cut_or_reset(seal.truncated_low, seal.purged);
+            // Whatever follows is told below: by the runs, or as the last id.
+            outline.cut_after(seal.truncated_low, None);
             self.index.cut(seal.truncated_low);
         }
         for (i, first) in places.runs.iter().enumerate() {
@@ -521,8 +522,8 @@ impl Scan {
         self.run = self.run.max(header.run);
         let first = header.offset == DATA_START || (header.copy && header.twin == DATA_START);
         if self.report.segments == 1 && first {
-            // The oldest segment: what lay below is purged, or about to be.
-            self.registers.outline = Outline::starting_after(header.last.or(header.purged));
+            // The oldest segment: what lay below is purged, perhaps only by a later frame.
+            self.registers.outline = Outline::unknown_upto(header.last, header.purged);
         }
         self.registers.versions = Versions::new(versions);
         self.registers.chain = header.chain;
@@ -572,7 +573,7 @@ impl Scan {
                     }
                     FrameKind::Truncate => {
                         let first_removed = next_position(at);
-                        self.registers.outline.cut_or_reset(first_removed, at);
+                        self.registers.outline.cut_after(first_removed, at);
                         self.registers.versions.cut(first_removed);
                         self.registers.chain = header.aux.unwrap_or(0);
                         self.cut(tail, first_removed);
@@ -633,12 +634,21 @@ impl Scan {
     }
 
     /// Drops, never clamps, what names an id that is not exactly in the log.
-    fn settle(&mut self) {
+    fn settle(&mut self, dir: &Path) -> Result<(), Error> {
         let outline = &self.registers.outline;
+        if !outline.is_complete() {
+            let why = format!(
+                "positions above the purge mark {:?} are in no segment; the log ends at {:?}",
+                outline.purged(),
+                outline.last()
+            );
+            return Err(Error::Invalid { path: dir.to_owned(), why });
+        }
         let known = |id: &LogId| outline.contains(*id);
         self.registers.committed = self.registers.committed.filter(known);
         self.registers.applied = self.registers.applied.filter(known);
         self.registers.versions.drop_unknown(outline);
+        Ok(())
     }
 }
 

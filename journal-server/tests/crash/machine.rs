@@ -116,7 +116,9 @@ impl Machine {
                 });
                 Ok(report)
             }
-            Ok(Opened::Damaged(_)) => Err(Shut::Wrong("damage is reported where there is none".into())),
+            Ok(Opened::Damaged(damaged)) => {
+                Err(Shut::Wrong(format!("damage is reported where there is none: {:?}", damaged.holes())))
+            }
             Err(_) if self.disk.is_stopped() => Err(Shut::Stopped),
             Err(error) => Err(Shut::Refused(error.to_string())),
         }
