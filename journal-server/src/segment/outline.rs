@@ -135,12 +135,15 @@ impl Outline {
 
     /// While recovering: the purge mark, wherever it lies.
     pub(crate) fn mark_purged(&mut self, mark: LogId) {
-        if self.contains(mark) {
+        let last = self.last.filter(|last| last.position > mark.position);
+        if !self.runs.is_empty() && self.contains(mark) {
             self.purge(mark);
-        } else if self.last.is_none_or(|last| last.position <= mark.position) {
-            self.reset(Some(mark));
-        } else {
-            self.purged = Some(mark);
+        }
+        // Above the mark nothing may be known but the last id.
+        self.purged = Some(mark);
+        self.last = last.or(Some(mark));
+        if last.is_none() {
+            self.runs.clear();
         }
     }
 

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::ops::AddAssign;
+use std::panic::{self, AssertUnwindSafe};
 
 use journal_server::segment::fault_disk::{Fault, Loss, Op};
 use rand::rngs::SmallRng;
@@ -31,9 +32,13 @@ pub struct Tally {
 pub fn run(seed: u64, view: View) -> Result<Tally, String> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut tally = Tally { cases: 1, ..Tally::default() };
-    let machine = Machine::new(&mut rng, view);
-    lives(machine, &mut rng, &mut tally)
-        .map_err(|why| format!("{why}\nreplay: CRASH_SEED={seed} cargo test -p journal-server --test crash"))?;
+    let mut machine = Machine::new(&mut rng, view);
+    let judged = panic::catch_unwind(AssertUnwindSafe(|| lives(&mut machine, &mut rng, &mut tally)))
+        .unwrap_or_else(|_| Err("it panicked, as told above".into()));
+    judged.map_err(|why| {
+        let story = machine.oracle.story();
+        format!("{why}\n{story}\nreplay: CRASH_SEED={seed} cargo test -p journal-server --test crash")
+    })?;
     Ok(tally)
 }
 
@@ -94,9 +99,9 @@ enum Fate {
     CleanStop,
 }
 
-fn lives(mut machine: Machine, rng: &mut SmallRng, tally: &mut Tally) -> Result<(), String> {
+fn lives(machine: &mut Machine, rng: &mut SmallRng, tally: &mut Tally) -> Result<(), String> {
     for _ in 0..rng.random_range(1..=3) {
-        open(&mut machine, rng, tally, 0.3)?;
+        open(machine, rng, tally, 0.3)?;
         let fate = [
             (Fate::Stop, 50),
             (Fate::Error, 15),
@@ -104,10 +109,10 @@ fn lives(mut machine: Machine, rng: &mut SmallRng, tally: &mut Tally) -> Result<
             (Fate::Whenever, 15),
             (Fate::CleanStop, 10),
         ];
-        live(&mut machine, draw(rng, &fate), rng, tally)?;
-        end(&mut machine, rng, tally);
+        live(machine, draw(rng, &fate), rng, tally)?;
+        end(machine, rng, tally);
     }
-    shows_what_it_keeps(&mut machine, rng, tally)
+    shows_what_it_keeps(machine, rng, tally)
 }
 
 /// What an opened log shows is there whatever happens next.

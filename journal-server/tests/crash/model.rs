@@ -188,7 +188,7 @@ impl Oracle {
     /// Judges what a log holds after a crash. What it holds is the new beginning: it was served, and
     /// is counted upon.
     pub fn judge(&mut self, log: &Log) -> Result<(), String> {
-        let found = read_picture(log).map_err(|why| format!("{why}\nasked for {:?} {:?}\n{:?}", self.asked, self.acts, self.base))?;
+        let found = read_picture(log)?;
         let reached = self.explain(&found, self.answered)?;
         self.judge_hints(log, &found, reached)?;
         let commit = log.recovered_commit();
@@ -228,17 +228,22 @@ impl Oracle {
         if let Some(reached) = reached.filter(|reached| *reached >= floor) {
             return Ok(reached);
         }
+        Err(match reached {
+            Some(number) => format!("only {number} acts are left of {floor} answered: found {found:?}"),
+            None => format!("no prefix of the acts amounts to what was found: {found:?}"),
+        })
+    }
+
+    /// What was asked since the log was last judged.
+    pub fn story(&self) -> String {
         let acts: Vec<String> = (1..).zip(&self.acts).map(|(n, act)| format!("{n}: {act:?}")).collect();
-        let story = format!(
-            "found {found:?}\nbegan as {:?}\nasked for {:?}\nanswered up to {floor}\n{}",
+        format!(
+            "began as {:?}\nasked for {:?}\nanswered up to {}\n{}",
             self.base,
             self.asked,
+            self.answered,
             acts.join("\n")
-        );
-        Err(match reached {
-            Some(number) => format!("only {number} acts are left of {floor} answered: {story}"),
-            None => format!("no prefix of the acts amounts to what was found: {story}"),
-        })
+        )
     }
 
     fn judge_hints(&self, log: &Log, found: &Picture, reached: usize) -> Result<(), String> {
