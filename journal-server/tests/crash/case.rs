@@ -100,7 +100,7 @@ enum Fate {
 }
 
 fn lives(machine: &mut Machine, rng: &mut SmallRng, tally: &mut Tally) -> Result<(), String> {
-    for _ in 0..rng.random_range(1..=3) {
+    for _ in 0..rng.random_range(1..=6) {
         open(machine, rng, tally, 0.3)?;
         let fate = [
             (Fate::Stop, 50),
@@ -161,15 +161,15 @@ fn open(
 
 fn live(machine: &mut Machine, fate: Fate, rng: &mut SmallRng, tally: &mut Tally) -> Result<(), String> {
     match fate {
-        Fate::Stop => machine.disk.stop_after(rng.random_range(0..50)),
-        Fate::Error => machine.disk.fail(some_error(rng, 20)),
+        Fate::Stop => machine.disk.stop_after(rng.random_range(0..100)),
+        Fate::Error => machine.disk.fail(some_error(rng, 50)),
         Fate::Full => {
             let used = machine.disk.used_bytes();
             machine.disk.set_capacity(used + rng.random_range(0..60_000));
         }
         Fate::Whenever | Fate::CleanStop => {}
     }
-    for _ in 0..rng.random_range(5..80) {
+    for _ in 0..rng.random_range(5..160) {
         machine.step(rng)?;
         if machine.disk.is_stopped() || machine.is_failed() {
             break;
