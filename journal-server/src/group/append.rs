@@ -67,6 +67,11 @@ impl AppendStream {
         self.ended.is_none() && self.ledger.open_bytes() < self.group.shared.limits.stream_bytes
     }
 
+    /// Whether every entry has its answer.
+    pub fn is_idle(&self) -> bool {
+        self.ledger.is_empty()
+    }
+
     /// Why nothing more is taken, once nothing is; and whether every entry has its answer.
     pub fn ended(&self) -> Option<(&Refusal, bool)> {
         self.ended.as_ref().map(|why| (why, self.ledger.is_empty()))

@@ -111,7 +111,7 @@ async fn follow(
 fn decide(replica: &Replica, marks: &Marks, timing: Timing, moving: Option<Refusal>) -> Lead {
     let standing = replica.standing();
     if standing.role != Role::Leader {
-        return Lead::Not(refusal::not_leader(standing.leader.map(|(id, member)| (id, member.address))));
+        return Lead::Not(refusal::not_leader(standing.leader.map(|(_, member)| member.address)));
     }
     if let Some(frozen) = replica.frozen() {
         return Lead::Not(Refusal::new(refusal::Reason::NotReady, frozen));

@@ -8,7 +8,7 @@ mod check;
 mod lead;
 mod tail;
 
-pub use append::AppendStream;
+pub use append::{AppendStream, Offered};
 pub use lead::Lead;
 pub use tail::{Run, TailCursor, TailEnd};
 
@@ -260,7 +260,7 @@ impl Group {
     /// that were never fed refused, with `Moved`.
     pub async fn transfer(&self, to: Option<u64>) -> Result<u64, Refusal> {
         let Lead::Leading { term } = self.lead() else {
-            return Err(refusal::not_leader(self.standing().leader.map(|(id, m)| (id, m.address))));
+            return Err(refusal::not_leader(self.standing().leader.map(|(_, member)| member.address)));
         };
         let standing = self.standing();
         let voters = standing.configs.last().cloned().unwrap_or_default();
@@ -272,7 +272,7 @@ impl Group {
         };
         let target = target
             .ok_or_else(|| Refusal::new(Reason::Invalid, "no such voter to which the leadership could move"))?;
-        let address = standing.nodes.get(&target).map(|member| (target, member.address.clone()));
+        let address = standing.nodes.get(&target).map(|member| member.address.clone());
 
         let _moving = self.lead.begin_moving(refusal::moved(address));
         let drained = async {

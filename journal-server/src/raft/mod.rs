@@ -186,6 +186,10 @@ impl Replica {
         reached.map(|mark| mark.tail).map_err(stopped)
     }
 
+    pub fn node(&self) -> u64 {
+        self.node
+    }
+
     pub fn log(&self) -> &Log {
         &self.log
     }
@@ -342,8 +346,7 @@ fn command_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> 
 }
 
 fn forwarded(forward: &ForwardToLeader<TypeConfig>) -> Refusal {
-    let leader = forward.leader_id.zip(forward.leader_node.as_ref());
-    let leader = leader.map(|(node, member)| (node, member.address.clone()));
+    let leader = forward.leader_node.as_ref().map(|member| member.address.clone());
     match forward.reason {
         ForwardReason::NotLeader => refusal::not_leader(leader),
         ForwardReason::LeadershipTransfer => refusal::moved(leader),

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use openraft::errors::{ClientWriteError, ForwardReason, ForwardToLeader};
+use openraft::errors::ClientWriteError;
 use openraft::raft::responder;
 
 use super::types::{LogId, TypeConfig, WriteResult};
@@ -53,17 +53,7 @@ impl<T> Drop for Responder<T> {
 fn settled(result: WriteResult) -> Option<Settled> {
     match result {
         Ok(_) => None,
-        Err(ClientWriteError::ForwardToLeader(forward)) => Some(Settled::Rejected(refused(&forward))),
+        Err(ClientWriteError::ForwardToLeader(forward)) => Some(Settled::Rejected(super::forwarded(&forward))),
         Err(other) => Some(Settled::Unknown(other.to_string())),
-    }
-}
-
-fn refused(forward: &ForwardToLeader<TypeConfig>) -> crate::refusal::Refusal {
-    let leader = forward.leader_id.zip(forward.leader_node.as_ref());
-    let leader = leader.map(|(node, member)| (node, member.address.clone()));
-    match forward.reason {
-        ForwardReason::NotLeader => crate::refusal::not_leader(leader),
-        ForwardReason::LeadershipTransfer => crate::refusal::moved(leader),
-        ForwardReason::LeaseExpired => crate::refusal::no_quorum(),
     }
 }
