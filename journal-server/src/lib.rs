@@ -2,5 +2,9 @@
 
 pub mod caller;
 pub mod config;
+pub mod disk;
+pub mod env;
+pub mod health;
+pub mod latch;
 pub mod rules;
 pub mod segment;
