@@ -5,6 +5,7 @@ pub mod config;
 pub mod disk;
 pub mod env;
 pub mod health;
+pub mod identity;
 pub mod latch;
 pub mod rules;
 pub mod segment;
