@@ -1,0 +1,7 @@
+//! Real processes under real faults: clusters on this machine, the faults that are done to them,
+//! and the check of what their clients saw.
+//!
+//! Nothing here is part of a production system; everything here starts the very binaries that are.
+
+pub mod cluster;
+pub mod proxy;
