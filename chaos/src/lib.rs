@@ -3,5 +3,7 @@
 //!
 //! Nothing here is part of a production system; everything here starts the very binaries that are.
 
+pub mod check;
 pub mod cluster;
+pub mod history;
 pub mod proxy;
