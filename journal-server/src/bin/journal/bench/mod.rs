@@ -36,7 +36,7 @@ Examples:
   journal bench
   journal bench --only closed --appenders 256 --sizes 256 --duration 30
   journal bench --rates 1000,20000 --server-pids 4711,4712,4713
-  journal bench --only closed,etcd --etcd 127.0.0.1:2379,127.0.0.1:2380,127.0.0.1:2381")]
+  journal bench --only closed --etcd 127.0.0.1:2379,127.0.0.1:2380,127.0.0.1:2381")]
 pub struct Args {
     /// The journal to write into; it is made, and deleted in the end, if it is not there
     #[arg(long, default_value = "bench")]
@@ -71,6 +71,9 @@ pub struct Args {
     /// Drive these etcd members with the same loads
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
     etcd: Vec<String>,
+    /// Do not drive the journal, only etcd
+    #[arg(long, requires = "etcd")]
+    skip_journal: bool,
     /// etcd's processes
     #[arg(long, value_name = "PID,...", value_delimiter = ',')]
     etcd_pids: Vec<u32>,
@@ -89,16 +92,11 @@ enum Part {
     Closed,
     /// Entries due at fixed times
     Open,
-    /// The same loads on etcd (needs --etcd)
-    Etcd,
 }
 
 pub async fn run(connection: &Connection, args: Args) -> anyhow::Result<()> {
     let times = Times { warm_up: seconds(args.warm_up)?, duration: seconds(args.duration)? };
     let wants = |part| args.only.is_empty() || args.only.contains(&part);
-    if args.only.contains(&Part::Etcd) && args.etcd.is_empty() {
-        return Err(Usage("--only etcd needs --etcd ENDPOINTS".into()).into());
-    }
     let mut printer = Printer { report: Report::default(), json: args.json, headed: false };
 
     if wants(Part::Disk) {
@@ -109,10 +107,10 @@ pub async fn run(connection: &Connection, args: Args) -> anyhow::Result<()> {
     if wants(Part::Ping) {
         printer.ping(times.duration).await?;
     }
-    if wants(Part::Closed) || wants(Part::Open) {
+    if !args.skip_journal && (wants(Part::Closed) || wants(Part::Open)) {
         drive_journal(connection, &args, times, &mut printer, wants(Part::Closed), wants(Part::Open)).await?;
     }
-    if wants(Part::Etcd) && !args.etcd.is_empty() {
+    if !args.etcd.is_empty() {
         for size in &args.sizes {
             let value = value(*size)?;
             let plan = plan("etcd", &value, times, &args.etcd_pids);
