@@ -7,3 +7,4 @@ pub mod check;
 pub mod cluster;
 pub mod history;
 pub mod proxy;
+pub mod traffic;

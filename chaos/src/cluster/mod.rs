@@ -7,11 +7,13 @@
 //! It never talks Raft and never touches a node's files while that node runs, unless a test asks for
 //! just that.
 
+mod client;
 mod http;
 mod memory;
 mod node;
 mod ports;
 mod process;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -27,6 +29,7 @@ pub use node::Node;
 use ports::Ports;
 pub use ports::is_free;
 pub use process::{Process, Signal};
+pub use tls::Papers;
 
 use crate::proxy::Proxy;
 
@@ -47,6 +50,8 @@ pub struct Options {
     /// Whether nodes call each other through proxies, so that links between them can fail while
     /// clients, which connect directly, see nothing of it.
     pub links: bool,
+    /// Whether everybody shows certificates. The authority and the papers are made for this cluster.
+    pub tls: bool,
     /// For every node, behind the flags that the cluster gives itself.
     pub flags: Vec<String>,
     pub environment: BTreeMap<String, String>,
@@ -63,6 +68,7 @@ impl Default for Options {
             base_port: None,
             server: None,
             links: false,
+            tls: false,
             flags: Vec::new(),
             environment: BTreeMap::new(),
             patience: Duration::from_secs(60),
@@ -77,12 +83,16 @@ pub struct Cluster {
     /// By (who calls, who is called).
     links: BTreeMap<(usize, usize), Proxy>,
     dir: PathBuf,
+    tls: bool,
     patience: Duration,
     _ports: Ports,
     _lock: memory::Lock,
     /// Last, so that it is removed when all else is gone.
     _temporary: Option<tempfile::TempDir>,
 }
+
+/// Where the papers lie, in the cluster's directory.
+const TLS: &str = "tls";
 
 /// How long a node gets to stop by itself: a little more than its own drain timeout.
 const GRACE: Duration = Duration::from_secs(15);
@@ -121,6 +131,10 @@ impl Cluster {
         };
 
         let (memory, ports) = recall_or_decide(&dir, &options)?;
+        if options.tls {
+            let names: Vec<_> = memory.nodes.iter().map(|place| place.name.as_str()).collect();
+            tls::issue(&dir.join(TLS), &names)?;
+        }
         let links = if options.links { make_links(&memory).await? } else { BTreeMap::new() };
         let mut nodes = Vec::new();
         for (number, place) in memory.nodes.iter().enumerate() {
@@ -134,11 +148,23 @@ impl Cluster {
             if !detours.is_empty() {
                 flags.push(format!("--dial={}", detours.join(",")));
             }
+            if options.tls {
+                flags.extend(tls_flags(&dir, place, &memory));
+            }
             flags.extend(options.flags.iter().cloned());
             let home = dir.join(&place.name);
             nodes.push(Node::new(place.clone(), home, server.clone(), flags, options.environment.clone())?);
         }
-        Ok(Cluster { nodes, links, dir, patience: options.patience, _ports: ports, _lock: lock, _temporary: temporary })
+        Ok(Cluster {
+            nodes,
+            links,
+            dir,
+            tls: options.tls,
+            patience: options.patience,
+            _ports: ports,
+            _lock: lock,
+            _temporary: temporary,
+        })
     }
 
     /// Node `number`, from 0. Spares come last.
@@ -238,8 +264,21 @@ impl Cluster {
         }
     }
 
+    fn tls_dir(&self) -> Option<PathBuf> {
+        self.tls.then(|| self.dir.join(TLS))
+    }
+
     fn links_of(&self, number: usize) -> impl Iterator<Item = &Proxy> {
         self.links.iter().filter(move |((from, to), _)| *from == number || *to == number).map(|(_, link)| link)
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // What a failed test leaves behind is what explains it.
+        if let Some(temporary) = self._temporary.take_if(|_| std::thread::panicking()) {
+            eprintln!("the cluster's directory is kept: {}", temporary.keep().display());
+        }
     }
 }
 
@@ -297,6 +336,17 @@ fn recall_or_decide(dir: &Path, options: &Options) -> anyhow::Result<(Memory, Po
     }
     memory.store(dir)?;
     Ok((memory, ports))
+}
+
+fn tls_flags(dir: &Path, place: &memory::Place, memory: &Memory) -> Vec<String> {
+    let papers = tls::papers(&dir.join(TLS), &place.name);
+    let names: Vec<_> = memory.nodes.iter().map(|place| place.name.as_str()).collect();
+    vec![
+        format!("--tls-ca={}", papers.ca.display()),
+        format!("--tls-cert={}", papers.cert.display()),
+        format!("--tls-key={}", papers.key.display()),
+        format!("--tls-peer-names={}", names.join(",")),
+    ]
 }
 
 async fn make_links(memory: &Memory) -> anyhow::Result<BTreeMap<(usize, usize), Proxy>> {
