@@ -12,8 +12,14 @@ use crate::support::{append, eventually, skipped};
 
 /// Of each node's file system, and of its marks.
 const DISK: &str = "96m";
-const FLAGS: [&str; 6] =
-    ["--segment-size=1MiB", "--entry-max=64KiB", "--room-low=24MiB", "--room-urgent=16MiB", "--room-reserve=12MiB"];
+const FLAGS: [&str; 6] = [
+    "--segment-size=1MiB",
+    "--entry-max=64KiB",
+    "--room-low=24MiB",
+    "--room-urgent=16MiB",
+    "--room-reserve=12MiB",
+    "--room-floor=2MiB",
+];
 
 #[tokio::test]
 async fn one_full_disk_stops_nobody() {

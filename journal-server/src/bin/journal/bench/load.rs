@@ -218,6 +218,7 @@ impl Tally {
             unknown: self.unknown.load(Ordering::Relaxed),
             client_cpu_us: per_answer(window.client_cpu),
             server_cpu_us: (!plan.server_pids.is_empty()).then(|| per_answer(window.server_cpu)),
+            tail_lag: None,
             first_failure: self.first_failure.lock().take(),
         }
     }

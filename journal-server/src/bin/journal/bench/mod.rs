@@ -5,6 +5,7 @@ mod cpu;
 mod disk;
 mod etcd;
 mod journal;
+mod lag;
 mod load;
 mod ping;
 mod report;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use clap::ValueEnum;
-use journal_client::{Journal, TrimPolicy};
+use journal_client::{Journal, TailFrom, TrimPolicy};
 use proto::{JournalId, JournalName, Position};
 
 use crate::connect::Connection;
@@ -71,6 +72,9 @@ pub struct Args {
     /// Drive these etcd members with the same loads
     #[arg(long, value_name = "HOST:PORT,...", value_delimiter = ',')]
     etcd: Vec<String>,
+    /// Read the tail at this node during the open loops, and tell how far it is behind the answers
+    #[arg(long, value_name = "HOST:PORT")]
+    tail_node: Option<String>,
     /// Do not drive the journal, only etcd
     #[arg(long, requires = "etcd")]
     skip_journal: bool,
@@ -145,13 +149,28 @@ async fn drive_journal(
         let plan = plan("journal", &value, times, &args.server_pids);
         let appenders: &[usize] = if closed { &args.appenders } else { &[] };
         for one in appenders {
-            let target = streams(&clusters, journal.id, &value, *one);
+            let target = streams(&clusters, journal.id, &value, *one, None);
             drive(target, &[*one], &[], &plan, printer).await;
             trim(&only_trims).await;
         }
         let rates: &[u64] = if open { &args.rates } else { &[] };
         for rate in rates {
-            drive(streams(&clusters, journal.id, &value, usize::MAX), &[], &[*rate], &plan, printer).await;
+            let lag = args.tail_node.as_ref().map(|_| Arc::new(lag::Lag::default()));
+            let reader = match (&args.tail_node, &lag) {
+                (Some(node), Some(lag)) => {
+                    let (connection, node) = (connection.clone(), node.clone());
+                    let connect = move || connection.cluster_read_from(TailFrom::Node(node));
+                    Some(lag::Reader::start(connect, journal.id, lag.clone())?)
+                }
+                _ => None,
+            };
+            let target = streams(&clusters, journal.id, &value, usize::MAX, lag.clone());
+            let mut load = load::open(target, *rate, &plan).await;
+            if let Some(reader) = reader {
+                reader.stop()?;
+            }
+            load.tail_lag = lag.map(|lag| lag.take(times.warm_up + times.duration));
+            printer.load(load);
             trim(&only_trims).await;
         }
     }
@@ -167,9 +186,10 @@ fn streams(
     id: JournalId,
     value: &Bytes,
     appenders: usize,
+    lag: Option<Arc<lag::Lag>>,
 ) -> Arc<journal::Streams> {
     let clusters = &clusters[..clusters.len().min(appenders.max(1))];
-    Arc::new(journal::Streams::open(clusters, id, value.clone()))
+    Arc::new(journal::Streams::open(clusters, id, value.clone(), lag))
 }
 
 /// Gives the disk back between loads. If that fails the next load may lack room, and will say so.
@@ -242,6 +262,9 @@ impl Printer {
             self.say(LOAD_HEADER.into());
         }
         self.say(load.line());
+        if let Some(lag) = &load.tail_lag {
+            self.say(format!("    seen at the tail after the answer: {}", lag.line()));
+        }
         self.report.loads.push(load);
     }
 

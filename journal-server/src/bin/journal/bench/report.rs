@@ -65,6 +65,8 @@ pub struct Load {
     /// Microseconds of CPU an answer, of this process and of the servers that were named.
     pub client_cpu_us: f64,
     pub server_cpu_us: Option<f64>,
+    /// How long after its answer an entry was seen by a tail reader, where there was one.
+    pub tail_lag: Option<Latency>,
     /// What the first failure said.
     pub first_failure: Option<String>,
 }
