@@ -5,6 +5,9 @@
 
 pub mod check;
 pub mod cluster;
+pub mod etcd;
+pub mod figures;
 pub mod history;
+pub mod procfs;
 pub mod proxy;
 pub mod traffic;

@@ -15,12 +15,15 @@ struct Cli {
 enum Command {
     /// Start a cluster and keep it until Ctrl-C.
     Cluster(commands::cluster::Args),
+    /// Measure everything that has a target, and write the table.
+    Figures(commands::figures::Args),
 }
 
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     let done = match cli.command {
         Command::Cluster(args) => commands::cluster::run(args),
+        Command::Figures(args) => commands::figures::run(args),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -8,7 +8,7 @@ use futures::{FutureExt, StreamExt};
 use journal_client::{AppendError, Entry, Journal, TailEntry};
 use proto::Position;
 use tokio::task::JoinSet;
-use tokio::time::{Duration, Instant, sleep, timeout};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::history::{Append, History, Mark, Outcome, TailCheck};
@@ -75,6 +75,58 @@ impl Traffic {
         }
         history
     }
+}
+
+/// Entries that are due at fixed times, whether or not earlier ones were answered.
+pub struct OpenLoop {
+    stop: CancellationToken,
+    pacer: tokio::task::JoinHandle<History>,
+}
+
+impl OpenLoop {
+    /// `rate` entries a second, each as an appender of its own, called when it is due.
+    pub fn start(journal: Arc<dyn Journal>, rate: u64, entry_bytes: usize) -> OpenLoop {
+        let stop = CancellationToken::new();
+        let pacer = tokio::spawn(pace(journal, rate, entry_bytes, stop.clone()));
+        OpenLoop { stop, pacer }
+    }
+
+    /// Waits for the answers that are still open.
+    pub async fn stop(self) -> History {
+        self.stop.cancel();
+        self.pacer.await.expect("the pacer does not panic, and nobody aborts it")
+    }
+}
+
+async fn pace(journal: Arc<dyn Journal>, rate: u64, entry_bytes: usize, stop: CancellationToken) -> History {
+    let mut ticks = interval(Duration::from_millis(1));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let begun = Instant::now();
+    let mut under_way = JoinSet::new();
+    let mut history = History::default();
+    let mut number = 0;
+    while !stop.is_cancelled() {
+        ticks.tick().await;
+        while let Some(done) = under_way.try_join_next() {
+            history.appends.extend(done);
+        }
+        let due = (begun.elapsed().as_secs_f64() * rate as f64) as u64;
+        while number < due {
+            // Everyone is somebody else: calls that are under way together have no order.
+            let mark = Mark { appender: number as u32, number: 0 };
+            number += 1;
+            let journal = journal.clone();
+            under_way.spawn(async move {
+                let called = Instant::now();
+                let outcome = outcome_of(journal.append(Entry::new(mark.payload(entry_bytes))).await);
+                Append { mark, called, answered: Instant::now(), outcome }
+            });
+        }
+    }
+    while let Some(done) = under_way.join_next().await {
+        history.appends.extend(done);
+    }
+    history
 }
 
 /// Everything that a journal holds now, from its start to its linearizable tail.

@@ -23,11 +23,10 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tokio::time::{Instant, sleep};
 
-pub use http::Page;
+pub use http::{Page, get};
 use memory::Memory;
 pub use node::Node;
-use ports::Ports;
-pub use ports::is_free;
+pub use ports::{Ports, is_free};
 pub use process::{Process, Signal};
 pub use tls::Papers;
 
