@@ -2,6 +2,7 @@
 
 pub mod caller;
 pub mod config;
+pub mod detour;
 pub mod disk;
 pub mod env;
 pub mod health;
