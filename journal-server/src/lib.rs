@@ -4,6 +4,7 @@ pub mod caller;
 pub mod carry;
 pub mod catalogue;
 pub mod config;
+pub mod detour;
 pub mod disk;
 pub mod env;
 pub mod forming;

@@ -33,3 +33,15 @@ mod generated {
         }
     }
 }
+
+/// What the load program sends to learn the price of a message.
+pub mod bench {
+    #![allow(clippy::all, clippy::unwrap_used)]
+    tonic::include_proto!("journal.bench.v1");
+}
+
+/// As much of etcd's protocol as it takes to drive etcd with the same load.
+pub mod etcd {
+    #![allow(clippy::all, clippy::unwrap_used)]
+    tonic::include_proto!("etcdserverpb");
+}

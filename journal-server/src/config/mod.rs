@@ -33,6 +33,8 @@ pub struct Config {
     /// Where other nodes and clients reach this node: `host:port`. Port 0 stands for the port that
     /// listening gave.
     pub advertise: String,
+    /// Addresses of other nodes that are called at others instead.
+    pub dial: BTreeMap<String, String>,
     /// A second, plaintext listener for health and metrics only.
     pub metrics_listen: Option<SocketAddr>,
     pub start: Start,
@@ -212,6 +214,7 @@ fn build(given: &Given) -> Result<Config, LoadError> {
     let start = build_start(given, p, &name);
     let config = Config {
         advertise: build_advertise(given, p, &start, &name, &listen),
+        dial: given.list(p, "dial", values::detour).into_iter().collect(),
         metrics_listen: given.get(p, "metrics-listen", values::socket),
         rules: given.path(p, "rules"),
         log: Log {

@@ -44,6 +44,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(NODE, "listen", "IP:PORT,...", "127.0.0.1:7400", "Where clients and nodes are served"),
     setting(NODE, "advertise", "HOST:PORT", "", "Where others reach this node [default: its address in \
         --initial-cluster, else the first of --listen]"),
+    setting(NODE, "dial", "HOST:PORT=HOST:PORT,...", "", "Calls the first address at the second: for proxies and \
+        address translation"),
     setting(NODE, "metrics-listen", "IP:PORT", "", "A second listener, without TLS, for /metrics, /livez and /readyz \
         only"),
     setting(CLUSTER, "initial-cluster", "NAME=HOST:PORT,...", "", "Forms a cluster of exactly these nodes; the same \

@@ -122,6 +122,13 @@ pub fn address(text: &str) -> Result<String, String> {
     }
 }
 
+/// An address, and the one at which it is called instead.
+pub fn detour(text: &str) -> Result<(String, String), String> {
+    let advice = || "write host:port=host:port".to_owned();
+    let (meant, called) = text.split_once('=').ok_or_else(advice)?;
+    Ok((address(meant.trim()).map_err(|_| advice())?, address(called.trim()).map_err(|_| advice())?))
+}
+
 pub fn member(text: &str) -> Result<(String, String), String> {
     let advice = || "write name=host:port".to_owned();
     let (name, at) = text.split_once('=').ok_or_else(advice)?;
