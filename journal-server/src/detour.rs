@@ -1,27 +1,25 @@
 //! Calls that go another way than their address says: through a proxy, or an address translation.
 //!
-//! Only where bytes go changes. The certificate that the other side shows is still held against the
-//! address that was meant, and that address is still what the members' list says.
+//! Only where bytes go changes: the address that was meant is still what the members' list says. With
+//! TLS, the other side's certificate is held against the name of the detour.
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use journal_client::Connector;
+use journal_client::transport::Io;
 
-use crate::env::{BoxedIo, Listener, Net};
-
-/// A network in which some addresses are reached at others.
-#[derive(Debug)]
+/// Connections, some of which are made to other addresses.
 pub struct Detours {
     table: BTreeMap<String, String>,
-    inner: Arc<dyn Net>,
+    inner: Arc<dyn Connector>,
 }
 
 impl Detours {
-    /// The same network if there are no detours.
-    pub fn around(inner: Arc<dyn Net>, table: BTreeMap<String, String>) -> Arc<dyn Net> {
+    /// The same connector if there are no detours.
+    pub fn around(inner: Arc<dyn Connector>, table: BTreeMap<String, String>) -> Arc<dyn Connector> {
         match table.is_empty() {
             true => inner,
             false => Arc::new(Detours { table, inner }),
@@ -30,12 +28,8 @@ impl Detours {
 }
 
 #[async_trait]
-impl Net for Detours {
-    async fn listen(&self, address: SocketAddr) -> io::Result<Box<dyn Listener>> {
-        self.inner.listen(address).await
-    }
-
-    async fn connect(&self, address: &str) -> io::Result<BoxedIo> {
+impl Connector for Detours {
+    async fn connect(&self, address: &str) -> io::Result<Box<dyn Io>> {
         let to = self.table.get(address).map_or(address, String::as_str);
         self.inner.connect(to).await
     }
@@ -43,16 +37,18 @@ impl Net for Detours {
 
 #[cfg(test)]
 mod tests {
+    use journal_client::TcpConnector;
+    use tokio::net::TcpListener;
+
     use super::*;
-    use crate::env::Tcp;
 
     #[tokio::test]
     async fn a_detour_leads_elsewhere_and_everything_else_goes_straight() {
-        let net: Arc<dyn Net> = Arc::new(Tcp);
-        let mut there = net.listen("127.0.0.1:0".parse().unwrap()).await.unwrap();
-        let address = there.local_address().unwrap().to_string();
+        let there = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = there.local_addr().unwrap().to_string();
         let table = [("node-b.example.org:7400".to_owned(), address.clone())].into();
-        let detours = Detours::around(net, table);
+        let straight = TcpConnector::new(None, true).unwrap();
+        let detours = Detours::around(Arc::new(straight), table);
         for call in ["node-b.example.org:7400", &address] {
             let (connected, accepted) = tokio::join!(detours.connect(call), there.accept());
             connected.unwrap();

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use journal_client::TcpConnector;
 use journal_server::config::{Config, LoadError, Log};
+use journal_server::detour::Detours;
 use journal_server::env::Env;
 use journal_server::latch::{Exit, Failure, Latch};
 use journal_server::segment::real_fs::RealFs;
@@ -68,7 +69,8 @@ async fn run(config: Config) -> Exit {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(|error| start(error.to_string()))?;
         let latch = Latch::with_watchdog(PATIENCE);
         let name = config.name.clone();
-        let server = Server::start(config, Env::production(Arc::new(RealFs)), Arc::new(connector), latch).await?;
+        let connector = Detours::around(Arc::new(connector), config.dial.clone());
+        let server = Server::start(config, Env::production(Arc::new(RealFs)), connector, latch).await?;
         tracing::info!(name, node = %server.node_id, address = %server.address, "listening");
         tokio::select! {
             biased;
