@@ -28,10 +28,7 @@ pub struct Groups {
 impl Groups {
     /// Opens `system`, and every journal that its state knows of; follows it from then on. `voters`
     /// are the members that the cluster was formed with, empty on a node that joins.
-    pub async fn start(
-        shared: Arc<Shared>,
-        voters: BTreeMap<u64, Member>,
-    ) -> anyhow::Result<Arc<Groups>> {
+    pub async fn start(shared: Arc<Shared>, voters: BTreeMap<u64, Member>) -> anyhow::Result<Arc<Groups>> {
         let (lost, lost_nodes) = mpsc::channel(16);
         let id = JournalId::SYSTEM.0;
         let genesis = GroupState::Catalogue(Catalogue::default());

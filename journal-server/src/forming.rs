@@ -61,16 +61,16 @@ impl Forming {
     }
 
     /// Takes the offer, or says why not; what is taken is durable before it is answered.
-    pub async fn offer(&self, metadata: &MetadataMap, request: wire::OfferRequest) -> Result<wire::OfferReply, Refusal> {
+    pub async fn offer(
+        &self,
+        metadata: &MetadataMap,
+        request: wire::OfferRequest,
+    ) -> Result<wire::OfferReply, Refusal> {
         let from = handshake::read_from(metadata)?;
         let cluster = request.cluster_id.parse::<ClusterId>();
         let cluster = cluster.map_err(|_| Refusal::new(Reason::Invalid, "the offer's cluster id cannot be read"))?;
-        let member = |m: wire::Member| Member {
-            node_id: NodeId(m.node_id),
-            name: m.name,
-            address: m.address,
-            voter: true,
-        };
+        let member =
+            |m: wire::Member| Member { node_id: NodeId(m.node_id), name: m.name, address: m.address, voter: true };
         let offer = Offer {
             from,
             cluster,
@@ -175,11 +175,8 @@ impl Forming {
     }
 
     fn offer_out(&self, cluster: ClusterId, members: &[Member], join: bool) -> wire::OfferRequest {
-        let member = |m: &Member| wire::Member {
-            node_id: m.node_id.0,
-            name: m.name.clone(),
-            address: m.address.clone(),
-        };
+        let member =
+            |m: &Member| wire::Member { node_id: m.node_id.0, name: m.name.clone(), address: m.address.clone() };
         wire::OfferRequest {
             list_hash: self.list_hash(),
             cluster_id: cluster.to_string(),

@@ -115,7 +115,11 @@ impl Node {
         }
     }
 
-    pub async fn admit_joining(&self, address: &str, members: Vec<Member>) -> Result<(u64, crate::state::Member), Refusal> {
+    pub async fn admit_joining(
+        &self,
+        address: &str,
+        members: Vec<Member>,
+    ) -> Result<(u64, crate::state::Member), Refusal> {
         let (node, name) = self.forming.admit(address, members).await?;
         Ok((node, crate::state::Member { name, address: address.to_owned() }))
     }

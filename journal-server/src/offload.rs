@@ -10,10 +10,7 @@ pub enum Offload {
 }
 
 impl Offload {
-    pub async fn run<T: Send + 'static>(
-        self,
-        work: impl FnOnce() -> io::Result<T> + Send + 'static,
-    ) -> io::Result<T> {
+    pub async fn run<T: Send + 'static>(self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
         match self {
             Offload::Inline => work(),
             Offload::Pool => match tokio::task::spawn_blocking(work).await {

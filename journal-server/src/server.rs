@@ -62,7 +62,12 @@ fn failure(exit: Exit, why: impl std::fmt::Display) -> Failure {
 impl Server {
     /// Opens the data directory, binds the sockets, and goes on in the background: forming or joining
     /// a cluster, opening groups, serving.
-    pub async fn start(config: Config, env: Env, connector: Arc<dyn Connector>, latch: Latch) -> Result<Server, Failure> {
+    pub async fn start(
+        config: Config,
+        env: Env,
+        connector: Arc<dyn Connector>,
+        latch: Latch,
+    ) -> Result<Server, Failure> {
         let data_dir = config.data_dir.clone();
         let lock = match env.drive {
             Drive::Threads => {
@@ -87,7 +92,8 @@ impl Server {
         let mut listeners = Vec::new();
         for address in &config.listen {
             let listener = env.net.listen(*address).await;
-            listeners.push(listener.map_err(|error| failure(Exit::Start, format!("cannot listen on {address}: {error}")))?);
+            listeners
+                .push(listener.map_err(|error| failure(Exit::Start, format!("cannot listen on {address}: {error}")))?);
         }
         let first = listeners.first().ok_or_else(|| failure(Exit::Config, "no listen address"))?;
         let address = first.local_address().map_err(|error| failure(Exit::Start, error))?;
@@ -100,7 +106,8 @@ impl Server {
         let health = Health::default();
         let pages = Pages { health: health.clone(), metrics: crate::metrics::handle() };
         let dial: Arc<dyn Dial> = Arc::new(Dialer { connector, tasks: tasks.clone(), stop: stop.clone() });
-        let forming = Forming::new(identity.clone(), &config.name, &advertise, &config.start, dial.clone(), env.rng.clone());
+        let forming =
+            Forming::new(identity.clone(), &config.name, &advertise, &config.start, dial.clone(), env.rng.clone());
         let (publish_door, doors) = watch::channel(None);
         let (publish_groups, groups) = watch::channel(None);
         let node = Node::new(&config, &advertise, identity.clone(), disk.clone(), health.clone(), forming.clone());
@@ -131,7 +138,8 @@ impl Server {
         }
         if let Some(address) = config.metrics_listen {
             let listener = env.net.listen(address).await;
-            let listener = listener.map_err(|error| failure(Exit::Start, format!("cannot listen on {address}: {error}")))?;
+            let listener =
+                listener.map_err(|error| failure(Exit::Start, format!("cannot listen on {address}: {error}")))?;
             let front = Front { routes: None, pages, tls: None };
             tasks.spawn(front.accept(listener, latch.clone(), stop.clone(), tasks.clone()));
         }
@@ -269,7 +277,8 @@ impl Opening {
                 }
             });
         }
-        let own = |m: &crate::identity::Member| (m.node_id.0, Member { name: m.name.clone(), address: m.address.clone() });
+        let own =
+            |m: &crate::identity::Member| (m.node_id.0, Member { name: m.name.clone(), address: m.address.clone() });
         let voters = match cluster.origin {
             crate::identity::Origin::Joined => Default::default(),
             _ => cluster.members.iter().map(own).collect(),

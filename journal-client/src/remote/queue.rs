@@ -116,12 +116,7 @@ fn cost(entry: &Entry) -> usize {
 }
 
 impl Queue {
-    pub fn new(
-        kind: Kind,
-        journal: JournalId,
-        message_bytes_max: usize,
-        budget_bytes: usize,
-    ) -> Arc<Self> {
+    pub fn new(kind: Kind, journal: JournalId, message_bytes_max: usize, budget_bytes: usize) -> Arc<Self> {
         let budget_bytes = budget_bytes.clamp(1, u32::MAX as usize);
         Arc::new(Queue {
             kind,
@@ -246,11 +241,7 @@ impl Queue {
     }
 
     /// The next message of stream `stream`: all that waits, as far as it fits.
-    pub fn poll_take(
-        &self,
-        stream: u64,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<wire::AppendRequest>> {
+    pub fn poll_take(&self, stream: u64, cx: &mut Context<'_>) -> Poll<Option<wire::AppendRequest>> {
         let mut answers = Vec::new();
         let polled = self.state.lock().poll_take(self, stream, cx, &mut answers);
         self.answer(answers);
@@ -438,9 +429,7 @@ impl State {
         let (entry_bytes_max, inflight_bytes_max) = match self.phase {
             Phase::Leaving => return Poll::Ready(None),
             Phase::Idle => (0, 0),
-            Phase::Open { entry_bytes_max, inflight_bytes_max } => {
-                (entry_bytes_max, inflight_bytes_max)
-            }
+            Phase::Open { entry_bytes_max, inflight_bytes_max } => (entry_bytes_max, inflight_bytes_max),
         };
         let mut entries = Vec::new();
         let mut bytes = 0;
@@ -554,10 +543,7 @@ impl Requests {
 impl futures::Stream for Requests {
     type Item = wire::AppendRequest;
 
-    fn poll_next(
-        mut self: std::pin::Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Self::Item>> {
+    fn poll_next(mut self: std::pin::Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         if !self.named {
             self.named = true;
             let journal_id = self.queue.journal.0;
@@ -593,8 +579,5 @@ fn stream_ended() -> Refusal {
 }
 
 fn too_large(bytes: usize, max: usize) -> Refusal {
-    Refusal::new(
-        Reason::TooLarge,
-        format!("an entry of {bytes} bytes; the journal takes at most {max}"),
-    )
+    Refusal::new(Reason::TooLarge, format!("an entry of {bytes} bytes; the journal takes at most {max}"))
 }

@@ -157,9 +157,8 @@ impl std::error::Error for LoadError {}
 impl Config {
     /// From this process's arguments and environment.
     pub fn from_process() -> Result<Config, LoadError> {
-        let environment = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.to_string_lossy().into_owned()))
-        });
+        let environment = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.to_string_lossy().into_owned())));
         Config::load(std::env::args_os(), environment.collect())
     }
 

@@ -42,26 +42,68 @@ pub const SETTINGS: &[Setting] = &[
     setting(NODE, "name", "NAME", "", "What people call this node"),
     setting(NODE, "data-dir", "DIR", "", "Where everything durable lives; must not be shared by two nodes"),
     setting(NODE, "listen", "IP:PORT,...", "127.0.0.1:7400", "Where clients and nodes are served"),
-    setting(NODE, "advertise", "HOST:PORT", "", "Where others reach this node [default: its address in \
-        --initial-cluster, else the first of --listen]"),
-    setting(NODE, "dial", "HOST:PORT=HOST:PORT,...", "", "Calls the first address at the second: for proxies and \
-        address translation"),
-    setting(NODE, "metrics-listen", "IP:PORT", "", "A second listener, without TLS, for /metrics, /livez and /readyz \
-        only"),
-    setting(CLUSTER, "initial-cluster", "NAME=HOST:PORT,...", "", "Forms a cluster of exactly these nodes; the same \
-        list on each"),
+    setting(
+        NODE,
+        "advertise",
+        "HOST:PORT",
+        "",
+        "Where others reach this node [default: its address in \
+        --initial-cluster, else the first of --listen]",
+    ),
+    setting(
+        NODE,
+        "dial",
+        "HOST:PORT=HOST:PORT,...",
+        "",
+        "Calls the first address at the second: for proxies and \
+        address translation",
+    ),
+    setting(
+        NODE,
+        "metrics-listen",
+        "IP:PORT",
+        "",
+        "A second listener, without TLS, for /metrics, /livez and /readyz \
+        only",
+    ),
+    setting(
+        CLUSTER,
+        "initial-cluster",
+        "NAME=HOST:PORT,...",
+        "",
+        "Forms a cluster of exactly these nodes; the same \
+        list on each",
+    ),
     setting(CLUSTER, "cluster-token", "TEXT", "", "Tells two clusters with the same list apart"),
     setting(CLUSTER, "join", "", "", "Waits until a cluster that runs takes this node in (journal members add)"),
     setting(SECURITY, "tls-ca", "FILE", "", "Certificates of the authorities that sign clients and nodes (PEM)"),
     setting(SECURITY, "tls-cert", "FILE", "", "This node's certificate chain (PEM), for serving and for calling"),
     setting(SECURITY, "tls-key", "FILE", "", "Its private key (PEM)"),
-    setting(SECURITY, "tls-peer-names", "NAME,...", "", "Names in the certificates of this cluster's nodes; `*` \
-        stands for any text"),
+    setting(
+        SECURITY,
+        "tls-peer-names",
+        "NAME,...",
+        "",
+        "Names in the certificates of this cluster's nodes; `*` \
+        stands for any text",
+    ),
     setting(SECURITY, "allow-plaintext", "", "", "Serves without TLS on addresses that are not loopback"),
-    setting(SECURITY, "rules", "FILE", "", "Who may append, read, trim and administer what [default: whoever \
-        connects may do everything]"),
-    setting(LOGS, "log-level", "LEVEL", "info", "error, warn, info, debug or trace; or directives for parts of the \
-        program"),
+    setting(
+        SECURITY,
+        "rules",
+        "FILE",
+        "",
+        "Who may append, read, trim and administer what [default: whoever \
+        connects may do everything]",
+    ),
+    setting(
+        LOGS,
+        "log-level",
+        "LEVEL",
+        "info",
+        "error, warn, info, debug or trace; or directives for parts of the \
+        program",
+    ),
     setting(LOGS, "log-format", "FORMAT", "text", "text or json"),
     setting(LIMITS, "entry-max", "SIZE", "4MiB", "The largest entry; 16MiB at most"),
     setting(LIMITS, "inflight-max", "SIZE", "8MiB", "Entries without an answer, of one append stream"),

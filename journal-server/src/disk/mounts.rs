@@ -41,9 +41,8 @@ fn kind_of(table: &str, dir: &Path) -> Option<String> {
         Some((point, after.split(' ').next()?))
     });
     // A later mount on the same point hides the earlier one; `max_by_key` takes the last of equals.
-    let (_, kind) = mounts
-        .filter(|(point, _)| dir.starts_with(point))
-        .max_by_key(|(point, _)| point.components().count())?;
+    let (_, kind) =
+        mounts.filter(|(point, _)| dir.starts_with(point)).max_by_key(|(point, _)| point.components().count())?;
     Some(kind.to_owned())
 }
 

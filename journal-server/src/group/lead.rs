@@ -16,7 +16,9 @@ use crate::refusal::{self, Refusal};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Lead {
-    Leading { term: u64 },
+    Leading {
+        term: u64,
+    },
     /// Leading, and about to hand over: nothing more is given to Raft.
     Moving(Refusal),
     Not(Refusal),

@@ -277,8 +277,8 @@ impl Group {
             Some(to) => candidates.into_iter().find(|id| *id == to),
             None => candidates.max_by_key(|id| standing.matched.get(id).copied().unwrap_or(0)),
         };
-        let target = target
-            .ok_or_else(|| Refusal::new(Reason::Invalid, "no such voter to which the leadership could move"))?;
+        let target =
+            target.ok_or_else(|| Refusal::new(Reason::Invalid, "no such voter to which the leadership could move"))?;
         let address = standing.nodes.get(&target).map(|member| member.address.clone());
 
         let _moving = self.lead.begin_moving(refusal::moved(address));

@@ -24,9 +24,13 @@ pub struct Run {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TailEnd {
     /// What it asks for was trimmed.
-    Gap { start: u64 },
+    Gap {
+        start: u64,
+    },
     /// This node was given a snapshot and does not hold what the journal still has.
-    Behind { holds_from: u64 },
+    Behind {
+        holds_from: u64,
+    },
     /// This node cannot read its own log.
     Failed(String),
     Stopped,

@@ -39,17 +39,21 @@ impl cluster_server::Cluster for ClusterService {
             let role = "stopped".to_owned();
             status.groups.push(wire::GroupStatus { journal, role, trouble, ..wire::GroupStatus::default() });
         }
-        status.members = catalogue.members.iter().map(|(node, record)| {
-            let own = *node == groups.shared().node();
-            wire::MemberStatus {
-                node_id: *node,
-                name: record.member.name.clone(),
-                address: record.member.address.clone(),
-                role: if record.voter { "voter" } else { "learner" }.to_owned(),
-                reachable: own || self.node.reachable(NodeId(*node)),
-                shut_out: catalogue.shut_out.contains(node),
-            }
-        }).collect();
+        status.members = catalogue
+            .members
+            .iter()
+            .map(|(node, record)| {
+                let own = *node == groups.shared().node();
+                wire::MemberStatus {
+                    node_id: *node,
+                    name: record.member.name.clone(),
+                    address: record.member.address.clone(),
+                    role: if record.voter { "voter" } else { "learner" }.to_owned(),
+                    reachable: own || self.node.reachable(NodeId(*node)),
+                    shut_out: catalogue.shut_out.contains(node),
+                }
+            })
+            .collect();
         status.change = catalogue.change.map(|change| describe(&change)).unwrap_or_default();
         Ok(Response::new(status))
     }
@@ -102,14 +106,20 @@ impl ClusterService {
     async fn change_of(&self, door: &Door, request: wire::ChangeMembersRequest) -> Result<MemberChange, Refusal> {
         use change_members_request::Change;
         let invalid = |text: &str| Refusal::new(Reason::Invalid, text);
-        let members = || door.groups.with_catalogue(|catalogue| {
-            catalogue.members.iter().map(|(node, record)| identity::Member {
-                node_id: NodeId(*node),
-                name: record.member.name.clone(),
-                address: record.member.address.clone(),
-                voter: record.voter,
-            }).collect()
-        });
+        let members = || {
+            door.groups.with_catalogue(|catalogue| {
+                catalogue
+                    .members
+                    .iter()
+                    .map(|(node, record)| identity::Member {
+                        node_id: NodeId(*node),
+                        name: record.member.name.clone(),
+                        address: record.member.address.clone(),
+                        voter: record.voter,
+                    })
+                    .collect()
+            })
+        };
         Ok(match request.change.ok_or_else(|| invalid("say what is to change"))? {
             Change::AddLearner(address) => {
                 let (node, member) = self.node.admit_joining(&address, members()).await?;
@@ -148,16 +158,21 @@ fn group_status(group: &Arc<Group>, journal: wire::JournalInfo) -> wire::GroupSt
     let acknowledged = group.replica().acknowledged();
     let own = group.replica().node();
     let peers = match standing.role {
-        Role::Leader => standing.nodes.keys().filter(|node| **node != own).map(|node| {
-            let matched = standing.matched.get(node).copied();
-            wire::PeerProgress {
-                node_id: *node,
-                matched: matched.unwrap_or(0),
-                lag: mark.tail.saturating_sub(matched.unwrap_or(0) + 1),
-                connected: matched.is_some(),
-                shut_out: acknowledged.is_shut_out(*node),
-            }
-        }).collect(),
+        Role::Leader => standing
+            .nodes
+            .keys()
+            .filter(|node| **node != own)
+            .map(|node| {
+                let matched = standing.matched.get(node).copied();
+                wire::PeerProgress {
+                    node_id: *node,
+                    matched: matched.unwrap_or(0),
+                    lag: mark.tail.saturating_sub(matched.unwrap_or(0) + 1),
+                    connected: matched.is_some(),
+                    shut_out: acknowledged.is_shut_out(*node),
+                }
+            })
+            .collect(),
         _ => Vec::new(),
     };
     wire::GroupStatus {

@@ -72,10 +72,7 @@ impl journal_server::Journal for JournalService {
         Ok(Response::new(wire::TrimReply { start }))
     }
 
-    async fn describe(
-        &self,
-        request: Request<wire::DescribeRequest>,
-    ) -> Result<Response<wire::DescribeReply>, Status> {
+    async fn describe(&self, request: Request<wire::DescribeRequest>) -> Result<Response<wire::DescribeReply>, Status> {
         let (_, extensions, request) = request.into_parts();
         let id = match request.which {
             Some(describe_request::Which::Id(id)) => id,
@@ -93,24 +90,22 @@ impl journal_server::Journal for JournalService {
 }
 
 fn describe(door: &Door, group: &Arc<Group>) -> wire::DescribeReply {
-        let (mark, standing) = (group.mark(), group.standing());
-        let record = door.groups.with_catalogue(|catalogue| catalogue.journals.get(&group.id()).cloned());
-        let address = |(node, member): (u64, crate::state::Member)| wire::NodeAddress {
-            node_id: node,
-            address: member.address,
-        };
-        wire::DescribeReply {
-            journal: Some(journal_info(group.id(), record.as_ref())),
-            start: mark.start,
-            tail: mark.tail,
-            term: standing.term,
-            leader: standing.leader.map(address),
-            cluster_id: format!("{:032x}", door.groups.shared().cluster()),
-            nodes: standing.nodes.into_iter().map(address).collect(),
-            entry_bytes_max: group.limits().entry_bytes as u64,
-            disk_bytes: group.replica().log().disk_bytes(),
-        }
+    let (mark, standing) = (group.mark(), group.standing());
+    let record = door.groups.with_catalogue(|catalogue| catalogue.journals.get(&group.id()).cloned());
+    let address =
+        |(node, member): (u64, crate::state::Member)| wire::NodeAddress { node_id: node, address: member.address };
+    wire::DescribeReply {
+        journal: Some(journal_info(group.id(), record.as_ref())),
+        start: mark.start,
+        tail: mark.tail,
+        term: standing.term,
+        leader: standing.leader.map(address),
+        cluster_id: format!("{:032x}", door.groups.shared().cluster()),
+        nodes: standing.nodes.into_iter().map(address).collect(),
+        entry_bytes_max: group.limits().entry_bytes as u64,
+        disk_bytes: group.replica().log().disk_bytes(),
     }
+}
 
 /// Runs until the end, which is said in the stream; a node that fails ends it with a status.
 fn tail(cursor: TailCursor) -> impl Stream<Item = Result<wire::TailReply, Status>> + Send {

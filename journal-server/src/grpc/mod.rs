@@ -36,7 +36,8 @@ impl Doorway {
     }
 
     fn open(&self) -> Result<Door, Refusal> {
-        let not_yet = || Refusal::new(Reason::NotReady, "this node is still starting, or waits to be added to a cluster");
+        let not_yet =
+            || Refusal::new(Reason::NotReady, "this node is still starting, or waits to be added to a cluster");
         self.0.borrow().clone().ok_or_else(not_yet)
     }
 }

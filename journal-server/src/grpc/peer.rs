@@ -12,8 +12,8 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::{Door, Doorway};
 use crate::caller::Caller;
-use crate::identity::handshake::Handshake;
 use crate::identity::Identity;
+use crate::identity::handshake::Handshake;
 use crate::node::Node;
 use crate::refusal::{Reason, Refusal};
 use crate::rules::Rules;
@@ -84,10 +84,7 @@ impl peer_server::Peer for PeerService {
         Ok(Response::new(requests.map(answer).buffer_unordered(CONTROL_CONCURRENCY).boxed()))
     }
 
-    async fn snapshot(
-        &self,
-        request: Request<wire::SnapshotRequest>,
-    ) -> Result<Response<wire::SnapshotReply>, Status> {
+    async fn snapshot(&self, request: Request<wire::SnapshotRequest>) -> Result<Response<wire::SnapshotReply>, Status> {
         let (_, door) = self.admit(request.metadata(), request.extensions())?;
         let request = request.into_inner();
         let replica = door.groups.get(request.group_id)?.replica().clone();
@@ -106,10 +103,7 @@ impl peer_server::Peer for PeerService {
         Ok(Response::new(reply.map_err(|error| Status::internal(error.to_string()))?))
     }
 
-    async fn propose(
-        &self,
-        request: Request<wire::ProposeRequest>,
-    ) -> Result<Response<wire::ProposeReply>, Status> {
+    async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeReply>, Status> {
         let (_, door) = self.admit(request.metadata(), request.extensions())?;
         let command = state::decode_command(&request.into_inner().command);
         let command = command.map_err(|error| Status::invalid_argument(error.to_string()))?;

@@ -192,12 +192,7 @@ pub fn take(file: &mut NodeFile, name: &str, list: Option<&InitialCluster>, offe
     Ok(())
 }
 
-fn object_to_forming(
-    own: NodeId,
-    name: &str,
-    list: Option<&InitialCluster>,
-    offer: &Offer,
-) -> Result<(), String> {
+fn object_to_forming(own: NodeId, name: &str, list: Option<&InitialCluster>, offer: &Offer) -> Result<(), String> {
     let Some(list) = list else {
         return Err("this node was not started with initial-cluster: it waits to be added to a cluster".into());
     };
@@ -278,8 +273,7 @@ mod tests {
 
     impl World {
         fn new(names: &[&str]) -> World {
-            let mut world =
-                World { list: list(names), nodes: BTreeMap::new(), drawn: 0, under_way: Vec::new() };
+            let mut world = World { list: list(names), nodes: BTreeMap::new(), drawn: 0, under_way: Vec::new() };
             for name in names {
                 world.wipe(name);
             }
@@ -493,7 +487,8 @@ mod tests {
         let list = list(&["a", "b", "c"]);
         let hash = list_hash(&list);
         let file = NodeFile::new(NodeId(1));
-        let well = |id: u64, name: &str| Probed { node_id: NodeId(id), name: name.into(), cluster: None, list_hash: hash };
+        let well =
+            |id: u64, name: &str| Probed { node_id: NodeId(id), name: name.into(), cluster: None, list_hash: hash };
         let table: Vec<(Result<Probed, String>, &str)> = vec![
             (Err("refused".into()), "c (c:1) does not answer: refused"),
             (Ok(Probed { cluster: Some(ClusterId(7)), ..well(3, "c") }), "belongs to cluster"),
@@ -557,8 +552,7 @@ mod tests {
 
     #[test]
     fn a_node_without_a_cluster_joins_the_one_that_asks() {
-        let offer =
-            Offer { from: NodeId(1), cluster: ClusterId(5), list_hash: 0, members: vec![], join: true };
+        let offer = Offer { from: NodeId(1), cluster: ClusterId(5), list_hash: 0, members: vec![], join: true };
         for list in [None, Some(list(&["a", "b"]))] {
             let mut file = NodeFile::new(NodeId(2));
             take(&mut file, "b", list.as_ref(), &offer).unwrap();

@@ -35,7 +35,9 @@ impl Handshake {
         let (from, to): (NodeId, NodeId) = (read(metadata, FROM)?, read(metadata, TO)?);
         let here = identity.node_id();
         match identity.cluster_id() {
-            None => Err(refuse(format!("node {here} belongs to no cluster yet; {from} of cluster {cluster} called it"))),
+            None => {
+                Err(refuse(format!("node {here} belongs to no cluster yet; {from} of cluster {cluster} called it")))
+            }
             Some(ours) if ours != cluster => {
                 Err(refuse(format!("node {here} belongs to cluster {ours}; {from} of cluster {cluster} called it")))
             }
@@ -64,9 +66,8 @@ fn hex(value: impl std::fmt::Display) -> MetadataValue<Ascii> {
 
 fn read<T: std::str::FromStr>(metadata: &MetadataMap, key: &'static str) -> Result<T, Refusal> {
     let text = metadata.get(key).and_then(|value| value.to_str().ok());
-    text.and_then(|text| text.parse().ok()).ok_or_else(|| {
-        refuse(format!("`{key}` is missing or wrong: only journal-server nodes call this service"))
-    })
+    text.and_then(|text| text.parse().ok())
+        .ok_or_else(|| refuse(format!("`{key}` is missing or wrong: only journal-server nodes call this service")))
 }
 
 fn refuse(message: String) -> Refusal {

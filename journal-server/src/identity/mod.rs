@@ -74,12 +74,7 @@ impl DirLock {
     pub fn take(dir: &Path) -> Result<DirLock, IdentityError> {
         let unusable = |error| IdentityError::Unusable { dir: dir.to_owned(), error };
         std::fs::create_dir_all(dir).map_err(unusable)?;
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(dir.join("lock"))
-            .map_err(unusable)?;
+        let file = File::options().create(true).truncate(false).write(true).open(dir.join("lock")).map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => Ok(DirLock { _file: file }),
             Err(TryLockError::WouldBlock) => Err(IdentityError::InUse(dir.to_owned())),

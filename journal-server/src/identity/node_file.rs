@@ -312,8 +312,11 @@ mod tests {
         let cluster = (any::<u128>(), origin, any::<u64>(), any_members())
             .prop_map(|(id, origin, list_hash, members)| Cluster { id: ClusterId(id), origin, list_hash, members });
         let groups = proptest::collection::btree_map(any::<u64>().prop_map(JournalId), any_members(), 0..5);
-        (any::<u64>(), proptest::option::of(cluster), groups)
-            .prop_map(|(node_id, cluster, groups)| NodeFile { node_id: NodeId(node_id), cluster, groups })
+        (any::<u64>(), proptest::option::of(cluster), groups).prop_map(|(node_id, cluster, groups)| NodeFile {
+            node_id: NodeId(node_id),
+            cluster,
+            groups,
+        })
     }
 
     proptest! {

@@ -23,10 +23,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use openraft::Instant as _;
 use openraft::errors::{
     ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
-use openraft::Instant as _;
 use openraft::type_config::async_runtime::WatchReceiver;
 use openraft::{ChangeMembers, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::{mpsc, watch};
@@ -312,7 +312,9 @@ impl Replica {
 /// in.
 const CAUGHT_UP_LAG: u64 = 4096;
 
-pub struct StandingWatch(openraft::type_config::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>);
+pub struct StandingWatch(
+    openraft::type_config::alias::WatchReceiverOf<TypeConfig, openraft::metrics::RaftServerMetrics<TypeConfig>>,
+);
 
 impl StandingWatch {
     /// False when Raft is gone.

@@ -161,11 +161,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         })
     }
 
-    fn stream_append<'s, S>(
-        &'s mut self,
-        input: S,
-        option: RPCOption,
-    ) -> BoxFuture<'s, Rpc<AppendResults<'s>>>
+    fn stream_append<'s, S>(&'s mut self, input: S, option: RPCOption) -> BoxFuture<'s, Rpc<AppendResults<'s>>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
@@ -183,11 +179,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         }
     }
 
-    async fn vote(
-        &mut self,
-        rpc: VoteRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Rpc<VoteResponse<TypeConfig>> {
+    async fn vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
         let request = control_request::Kind::Vote(self.vote_out(&rpc));
         match self.peer.control(request, option.hard_ttl()).await.map_err(unreachable)? {
             control_reply::Kind::Vote(reply) => vote_reply_in(reply),
@@ -195,11 +187,7 @@ impl RaftNetworkV2<TypeConfig> for Link {
         }
     }
 
-    async fn pre_vote(
-        &mut self,
-        rpc: VoteRequest<TypeConfig>,
-        option: RPCOption,
-    ) -> Rpc<VoteResponse<TypeConfig>> {
+    async fn pre_vote(&mut self, rpc: VoteRequest<TypeConfig>, option: RPCOption) -> Rpc<VoteResponse<TypeConfig>> {
         let request = control_request::Kind::PreVote(self.vote_out(&rpc));
         match self.peer.control(request, option.hard_ttl()).await.map_err(unreachable)? {
             control_reply::Kind::PreVote(reply) => vote_reply_in(reply),

@@ -120,11 +120,7 @@ impl Peer {
     }
 
     /// One call on the control stream.
-    pub async fn control(
-        &self,
-        kind: control_request::Kind,
-        timeout: Duration,
-    ) -> Result<control_reply::Kind, String> {
+    pub async fn control(&self, kind: control_request::Kind, timeout: Duration) -> Result<control_reply::Kind, String> {
         let call = async {
             let (reply, answer) = oneshot::channel();
             let gone = |_| "the control stream's task is gone".to_owned();
@@ -140,9 +136,7 @@ impl Peer {
 }
 
 fn client(channel: Channel) -> PeerClient<Channel> {
-    PeerClient::new(channel)
-        .max_decoding_message_size(MESSAGE_BYTES_MAX)
-        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+    PeerClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX).max_encoding_message_size(MESSAGE_BYTES_MAX)
 }
 
 fn stamped<T>(handshake: Handshake, message: T) -> tonic::Request<T> {

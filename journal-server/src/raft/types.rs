@@ -49,10 +49,8 @@ pub(super) type Vote = alias::VoteOf<TypeConfig>;
 pub(super) type Entry = alias::EntryOf<TypeConfig>;
 pub(super) type Membership = openraft::Membership<u64, Member>;
 pub(super) type StoredMembership = alias::StoredMembershipOf<TypeConfig>;
-pub(super) type WriteResult = Result<
-    openraft::raft::ClientWriteResponse<TypeConfig>,
-    openraft::errors::ClientWriteError<TypeConfig>,
->;
+pub(super) type WriteResult =
+    Result<openraft::raft::ClientWriteResponse<TypeConfig>, openraft::errors::ClientWriteError<TypeConfig>>;
 
 /// The payload of an entry that is neither blank nor a membership.
 #[derive(Clone, PartialEq, Eq)]

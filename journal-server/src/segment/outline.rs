@@ -193,7 +193,8 @@ impl Versions {
     /// Drops every version whose id is neither in the log nor at or below its purge mark.
     pub(crate) fn drop_unknown(&mut self, outline: &Outline) -> usize {
         let before = self.0.len();
-        self.0.retain(|version| outline.purged().is_some_and(|mark| version.at <= mark) || outline.contains(version.at));
+        self.0
+            .retain(|version| outline.purged().is_some_and(|mark| version.at <= mark) || outline.contains(version.at));
         before - self.0.len()
     }
 }

@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::{
-    EntryRecord, FRAME_HEADER_BYTES, FrameHeader, FrameKind, chain_after, decode_table, table_bytes,
-};
+use super::format::{EntryRecord, FRAME_HEADER_BYTES, FrameHeader, FrameKind, chain_after, decode_table, table_bytes};
 use super::fs::File;
 use super::index::{Segment, Stretch};
 use super::log::Shared;
@@ -76,11 +74,7 @@ impl EntriesFrame {
             }
             let body = self.payload.slice(start..at);
             let whole = crc32fast::hash(&body) == record.crc;
-            Some(if whole {
-                Ok(LogEntry { id, kind: record.kind, crc: record.crc, body })
-            } else {
-                Err(id.position)
-            })
+            Some(if whole { Ok(LogEntry { id, kind: record.kind, crc: record.crc, body }) } else { Err(id.position) })
         })
     }
 }
@@ -92,12 +86,7 @@ pub(crate) enum Found {
     Bad,
 }
 
-pub(crate) fn frame_at(
-    window: &mut Window,
-    ids: &Ids,
-    segment: u64,
-    offset: u64,
-) -> io::Result<Found> {
+pub(crate) fn frame_at(window: &mut Window, ids: &Ids, segment: u64, offset: u64) -> io::Result<Found> {
     let head = window.get(offset, FRAME_HEADER_BYTES as u64)?;
     let Some(header) = FrameHeader::decode(&head, ids, segment, offset) else {
         return Ok(Found::Bad);
@@ -105,8 +94,7 @@ pub(crate) fn frame_at(
     if header.kind != FrameKind::Entries {
         return Ok(Found::Other(header));
     }
-    let payload =
-        window.get(offset + FRAME_HEADER_BYTES as u64, u64::from(header.payload_len))?;
+    let payload = window.get(offset + FRAME_HEADER_BYTES as u64, u64::from(header.payload_len))?;
     Ok(match decode_table(&header, &payload) {
         Some(records) if payload.len() == header.payload_len as usize => {
             Found::Entries(EntriesFrame { header, records, payload })
@@ -121,20 +109,14 @@ struct Bounds {
     last: Option<LogId>,
 }
 
-pub(crate) fn read_blocking(
-    shared: &Shared,
-    from: u64,
-    to: u64,
-    max_bytes: usize,
-) -> Result<Vec<LogEntry>, Error> {
+pub(crate) fn read_blocking(shared: &Shared, from: u64, to: u64, max_bytes: usize) -> Result<Vec<LogEntry>, Error> {
     let mut out: Vec<LogEntry> = Vec::new();
     let mut bytes = 0usize;
     let mut at = from;
     loop {
         let stop = {
             let state = shared.state.lock();
-            let bounds =
-                Bounds { purged: state.outline.purged(), last: state.outline.last() };
+            let bounds = Bounds { purged: state.outline.purged(), last: state.outline.last() };
             if at < next_position(bounds.purged) {
                 if out.is_empty() {
                     return Err(Error::Purged { first: next_position(bounds.purged) });

@@ -300,9 +300,7 @@ impl Scan {
         let head = window.get(seal_at, FRAME_HEADER_BYTES as u64).map_err(reading)?;
         let seal = FrameHeader::decode(&head, &self.ids, begun.number, seal_at);
         let Some(seal) = seal.filter(|seal| seal.kind == FrameKind::Seal) else { return Ok(false) };
-        let payload = window
-            .get(seal_at + FRAME_HEADER_BYTES as u64, u64::from(seal.payload_len))
-            .map_err(reading)?;
+        let payload = window.get(seal_at + FRAME_HEADER_BYTES as u64, u64::from(seal.payload_len)).map_err(reading)?;
         if payload.len() != seal.payload_len as usize || crc32fast::hash(&payload) != seal.payload_crc {
             return Ok(false);
         }
@@ -345,9 +343,8 @@ impl Scan {
         let head = window.get(DATA_START, FRAME_HEADER_BYTES as u64).map_err(reading)?;
         let header = FrameHeader::decode(&head, &self.ids, begun.number, DATA_START);
         let Some(header) = header.filter(|header| header.kind == FrameKind::State) else { return Ok(false) };
-        let payload = window
-            .get(DATA_START + FRAME_HEADER_BYTES as u64, u64::from(header.payload_len))
-            .map_err(reading)?;
+        let payload =
+            window.get(DATA_START + FRAME_HEADER_BYTES as u64, u64::from(header.payload_len)).map_err(reading)?;
         if payload.len() != header.payload_len as usize || crc32fast::hash(&payload) != header.payload_crc {
             return Ok(false);
         }
@@ -495,7 +492,13 @@ impl Scan {
         if upto > at {
             self.report.torn_bytes += upto - at;
             self.report.torn_frames += 1;
-            tracing::info!(journal = self.ids.group, segment = begun.number, at, bytes = upto - at, "a torn end was cut");
+            tracing::info!(
+                journal = self.ids.group,
+                segment = begun.number,
+                at,
+                bytes = upto - at,
+                "a torn end was cut"
+            );
             let clearing = |error| Error::Io { what: format!("clearing {}", begun.path.display()), source: error };
             zero(begun.file.as_ref(), at, upto).map_err(clearing)?;
             begun.file.sync().map_err(clearing)?;

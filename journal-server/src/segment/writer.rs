@@ -103,8 +103,7 @@ impl Writer {
                 let (item_entries, item_weight) = measure(item);
                 let options = &self.shared.options;
                 if !items.is_empty()
-                    && (entries + item_entries > options.batch_entries
-                        || weight + item_weight > options.batch_bytes)
+                    && (entries + item_entries > options.batch_entries || weight + item_weight > options.batch_bytes)
                 {
                     break;
                 }
@@ -297,8 +296,7 @@ impl Writer {
 
     /// Half of the segment is written: time to have the next one ready.
     fn spare_is_due(&self) -> bool {
-        self.tape.active.offset * 2 > self.shared.options.segment_bytes
-            && !self.shared.shelf.has_spare()
+        self.tape.active.offset * 2 > self.shared.options.segment_bytes && !self.shared.shelf.has_spare()
     }
 
     /// Blocks until something is queued, or for so long. True: nothing came.
@@ -333,9 +331,7 @@ fn has_work(state: &super::log::State) -> bool {
 
 fn measure(item: &Item) -> (usize, usize) {
     match item {
-        Item::Entries { entries, .. } => {
-            (entries.len(), entries.iter().map(LogEntry::weight).sum())
-        }
+        Item::Entries { entries, .. } => (entries.len(), entries.iter().map(LogEntry::weight).sum()),
         Item::Version(version) | Item::Snapshot { version, .. } => (0, version.bytes.len()),
         _ => (0, 0),
     }
