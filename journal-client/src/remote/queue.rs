@@ -40,7 +40,7 @@ pub(super) enum Kind {
 /// How one append stream ended.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The server ended it with a refusal: what it has not answered, it has not read.
+    /// The server ended it with a refusal: what it has not answered, it has not taken.
     Refused(Refusal),
     /// Anything else. What was sent and not answered may be in the journal.
     Lost(String),
@@ -81,6 +81,8 @@ struct State {
     /// An entry was rejected or is unknown, and was not given back to be sent again: an own
     /// appender cannot go on without leaving it out.
     broken: bool,
+    /// Whether the first entry that the present stream rejected is an urgent one.
+    rejects_urgent: Option<bool>,
     last_position: Position,
     taker: Option<Waker>,
 }
@@ -135,6 +137,7 @@ impl Queue {
                 closed: false,
                 ended: None,
                 broken: false,
+                rejects_urgent: None,
                 last_position: Position::NONE,
                 taker: None,
             }),
@@ -213,6 +216,7 @@ impl Queue {
         assert!(state.sent.is_empty(), "the last stream was not finished");
         state.phase = Phase::Idle;
         state.broken = false;
+        state.rejects_urgent = None;
         state.stream += 1;
         state.stream
     }
@@ -281,7 +285,7 @@ impl Queue {
     /// stream sends nothing more.
     pub fn rejected(&self, count: u64, why: Refusal) -> Result<(), String> {
         let mut state = self.state.lock();
-        let taken = state.answered(Some(count))?;
+        let taken = if count == 0 { Vec::new() } else { state.answered(Some(count))? };
         let answers = state.reject(self.kind, taken, why);
         let taker = state.leave();
         drop(state);
@@ -498,17 +502,33 @@ impl State {
 
     /// Decides which rejected entries go on waiting and which are answered.
     fn reject(&mut self, kind: Kind, taken: Vec<Pending>, why: Refusal) -> Answers {
-        let again = match kind {
-            Kind::Own => why.reason == Reason::Moved && !self.broken,
-            Kind::Shared => why.reason.is_of_the_node(),
-        };
-        if again {
-            self.returned.extend(taken);
-            self.returned_why = Some(why);
-            return Vec::new();
+        if why.reason.is_of_the_node() {
+            let again = match kind {
+                Kind::Own => why.reason == Reason::Moved && !self.broken,
+                Kind::Shared => true,
+            };
+            if again {
+                self.returned.extend(taken);
+                self.returned_why = Some(why);
+                return Vec::new();
+            }
+            self.broken |= !taken.is_empty();
+            return rejected(taken, &why);
         }
         self.broken |= !taken.is_empty();
-        rejected(taken, &why)
+        let mut answers = Vec::with_capacity(taken.len());
+        for pending in taken {
+            let is_first = self.rejects_urgent.is_none();
+            let first_is_urgent = *self.rejects_urgent.get_or_insert(pending.entry.urgent);
+            if is_first || concerns(why.reason, first_is_urgent, pending.entry.urgent) {
+                answers.push((pending, AppendError::Rejected(why.clone())));
+            } else if kind == Kind::Shared {
+                self.returned.push_back(pending);
+            } else {
+                answers.push((pending, AppendError::Rejected(stream_ended())));
+            }
+        }
+        answers
     }
 
     fn leave(&mut self) -> Option<Waker> {
@@ -572,6 +592,18 @@ fn rejected(entries: impl IntoIterator<Item = Pending>, why: &Refusal) -> Answer
 
 fn unknown(entries: Vec<Pending>, why: String) -> Answers {
     entries.into_iter().map(|p| (p, AppendError::Unknown(why.clone()))).collect()
+}
+
+/// A rejection is said of an entry and of all behind it, whatever they are. Whether its reason
+/// concerns one of those too.
+fn concerns(reason: Reason, first_is_urgent: bool, is_urgent: bool) -> bool {
+    match reason {
+        Reason::TooLarge | Reason::BadChecksum => false,
+        // Ordinary entries are the first to be refused.
+        Reason::NoRoom | Reason::Quota => first_is_urgent || !is_urgent,
+        Reason::Rate => first_is_urgent == is_urgent,
+        _ => true,
+    }
 }
 
 fn stream_ended() -> Refusal {

@@ -89,17 +89,23 @@ impl AppendStream {
         tokio::pin!(newer);
         let left = futures::future::Fuse::terminated();
         tokio::pin!(left);
+        // A stream that ends well ends with a rejection: what has no answer then was never taken.
+        let mut last_word = None;
         loop {
             tokio::select! {
                 biased;
                 reply = self.replies.message() => match reply {
                     Ok(Some(reply)) => {
+                        last_word = rejection(&reply);
                         if let Err(violation) = self.on_reply(reply) {
                             tracing::error!(node = %self.address, violation, "append protocol violated");
                             return End::Lost(format!("{} violates the protocol: {violation}", self.address));
                         }
                     }
-                    Ok(None) => return End::Lost(format!("{} ended the append stream", self.address)),
+                    Ok(None) => return match last_word {
+                        Some(refusal) => End::Refused(refusal),
+                        None => End::Lost(format!("{} ended the append stream", self.address)),
+                    },
                     Err(status) => return match error_of_status(&status) {
                         Error::Refused(refusal) => End::Refused(refusal),
                         other => End::Lost(format!("{}: {other}", self.address)),
@@ -135,5 +141,12 @@ impl AppendStream {
             Some(Outcome::Opened(_)) => Err("opened twice".into()),
             None => Err("an answer without an outcome".into()),
         }
+    }
+}
+
+fn rejection(reply: &wire::AppendReply) -> Option<Refusal> {
+    match &reply.outcome {
+        Some(Outcome::Rejected(rejected)) => Some(rejected.why.clone().unwrap_or_default().into()),
+        _ => None,
     }
 }
