@@ -113,10 +113,12 @@ impl Tls {
     }
 }
 
+type Make<T> = Box<dyn Fn(&Tls) -> Result<T, TlsError> + Send + Sync>;
+
 /// Something made of certificate files, made anew when they change.
 pub struct Reloading<T> {
     tls: Tls,
-    make: Box<dyn Fn(&Tls) -> Result<T, TlsError> + Send + Sync>,
+    make: Make<T>,
     current: Mutex<(Vec<Stamp>, Arc<T>)>,
 }
 

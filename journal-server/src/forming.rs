@@ -138,7 +138,10 @@ impl Forming {
                 Step::Record(members) => {
                     let id = ClusterId(self.0.rng.next_u128() | 1);
                     let cluster = Cluster { id, origin: Origin::Forming, list_hash: self.list_hash(), members };
-                    let record = self.0.identity.change(|file| drop(file.cluster.get_or_insert(cluster))).await;
+                    let record = self.0.identity.change(|file| {
+                        file.cluster.get_or_insert(cluster);
+                    });
+                    let record = record.await;
                     if let Err(error) = record {
                         check.not_ready(format!("the node file cannot be written: {error}"));
                         tokio::time::sleep(ASK_AGAIN).await;

@@ -160,3 +160,56 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use openraft::StorageError;
+    use openraft::testing::log::{StoreBuilder, Suite};
+
+    use super::*;
+    use crate::raft::state_machine::StateMachine;
+    use crate::segment::fault_disk::FaultDisk;
+    use crate::segment::{self, Ids, Opened, Options};
+    use crate::state::{Catalogue, GroupState};
+
+    /// Each store is a journal of its own on one disk, with real writer threads.
+    struct Builder {
+        disk: FaultDisk,
+        made: AtomicU64,
+    }
+
+    struct Open(Log);
+
+    impl Drop for Open {
+        fn drop(&mut self) {
+            self.0.close();
+        }
+    }
+
+    impl StoreBuilder<TypeConfig, LogStore, StateMachine, Open> for Builder {
+        async fn build(&self) -> Result<(Open, LogStore, StateMachine), StorageError<TypeConfig>> {
+            let group = self.made.fetch_add(1, Ordering::Relaxed) + 1;
+            let dir = format!("/{group}");
+            let ids = Ids { cluster: 1, node: 1, group };
+            let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+            let opened = segment::open(self.disk.mount(), Path::new(&dir), ids, options);
+            let Ok(Opened::Ready { log, writer, keeper, .. }) = opened else { panic!("an empty disk is not damaged") };
+            segment::spawn_writer_thread(writer, "writer".into()).expect("there are threads");
+            segment::spawn_keeper_thread(keeper, "keeper".into()).expect("there are threads");
+            let genesis = GroupState::Catalogue(Catalogue::default());
+            let marks = Arc::new(Marks::new(1));
+            let machine = StateMachine::recover(log.clone(), marks.clone(), Offload::Inline, genesis);
+            let machine = machine.expect("an empty log has no state");
+            Ok((Open(log.clone()), LogStore::new(log, marks, Offload::Inline), machine))
+        }
+    }
+
+    #[tokio::test]
+    async fn openrafts_own_storage_suite_passes_on_segments() {
+        let builder = Builder { disk: FaultDisk::new(7), made: AtomicU64::new(0) };
+        Suite::test_all(builder).await.unwrap();
+    }
+}

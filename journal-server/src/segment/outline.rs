@@ -32,10 +32,6 @@ impl Outline {
         &self.runs
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.runs.is_empty()
-    }
-
     /// The lowest position that is present, or would be if there were one.
     pub(crate) fn first_position(&self) -> u64 {
         self.runs.first().map_or_else(|| next_position(self.purged), |id| id.position)

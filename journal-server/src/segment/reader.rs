@@ -11,7 +11,7 @@ use super::format::{EntryRecord, FRAME_HEADER_BYTES, FrameHeader, FrameKind, cha
 use super::fs::File;
 use super::index::{Segment, Stretch};
 use super::log::Shared;
-use super::types::{Error, Ids, LogEntry, LogId, chain_next, next_position};
+use super::types::{Error, Ids, LogEntry, LogId, next_position};
 
 /// Bytes read at once.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -44,12 +44,6 @@ impl Window {
         }
         let from = (offset - self.at) as usize;
         Ok(self.piece.slice(from..from + len as usize))
-    }
-
-    /// The rest of the piece at `offset`, read anew if there is nothing of it.
-    pub(crate) fn piece_at(&mut self, offset: u64) -> io::Result<Bytes> {
-        let held = offset >= self.at && offset < self.at + self.piece.len() as u64;
-        if held { Ok(self.piece.slice((offset - self.at) as usize..)) } else { self.get(offset, self.piece_bytes) }
     }
 }
 
@@ -250,9 +244,4 @@ pub(crate) fn chain_at(shared: &Shared, position: u64) -> Result<u64, Error> {
         }
     }
     Err(not_there())
-}
-
-/// The chain over entries that follow `chain`.
-pub(crate) fn chain_over<'a>(chain: u64, entries: impl IntoIterator<Item = &'a LogEntry>) -> u64 {
-    entries.into_iter().fold(chain, |chain, e| chain_next(chain, e.id, e.kind, e.crc))
 }

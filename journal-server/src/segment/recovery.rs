@@ -36,6 +36,7 @@ use super::types::{Error, Hole, Ids, LogId, Options, Version, Vote, next_positio
 use super::writer::{Writer, apply_effect};
 
 /// A journal, opened or in need of help.
+#[expect(clippy::large_enum_variant, reason = "a journal is opened once")]
 pub enum Opened {
     Ready { log: Log, writer: Writer, keeper: Keeper, report: Report },
     Damaged(Damaged),
@@ -248,7 +249,6 @@ struct Scan {
 /// The last segment, as far as it is good.
 struct Tail {
     number: u64,
-    path: PathBuf,
     file: Arc<dyn File>,
     file_bytes: u64,
     offset: u64,
@@ -357,7 +357,6 @@ impl Scan {
         let reading = |error| Error::Io { what: format!("reading {}", begun.path.display()), source: error };
         let mut tail = Tail {
             number: begun.number,
-            path: begun.path.clone(),
             file: begun.file.clone(),
             file_bytes: begun.file_bytes,
             offset: DATA_START,
@@ -684,7 +683,7 @@ fn start(
             let begins = tail.sealed;
             (tail, begins)
         }
-        None => (nowhere(&shelf, dir)?, true),
+        None => (nowhere(), true),
     };
     let previous = PreviousSegment {
         end: tail.offset,
@@ -694,7 +693,6 @@ fn start(
     };
     let active = Active {
         number: tail.number,
-        path: tail.path,
         file: tail.file,
         file_bytes: tail.file_bytes,
         offset: tail.offset,
@@ -771,11 +769,10 @@ fn start(
 
 /// Stands in for the last segment where there is none, or none that may be written on: replaced by
 /// `open_segment` before anything is written.
-fn nowhere(shelf: &Arc<Shelf>, dir: &Path) -> Result<Tail, Error> {
-    Ok(Tail {
+fn nowhere() -> Tail {
+    Tail {
         number: 0,
-        path: dir.to_owned(),
-        file: Arc::new(Nowhere(shelf.clone())),
+        file: Arc::new(Nowhere),
         file_bytes: 0,
         offset: 0,
         sealed: true,
@@ -784,12 +781,12 @@ fn nowhere(shelf: &Arc<Shelf>, dir: &Path) -> Result<Tail, Error> {
         versions: 0,
         places: SealIndex::default(),
         opened_upto: 0,
-    })
+    }
 }
 
 /// A file that is never written.
 #[derive(Debug)]
-struct Nowhere(#[expect(dead_code, reason = "names the directory when printed")] Arc<Shelf>);
+struct Nowhere;
 
 impl File for Nowhere {
     fn read_exact_at(&self, _: &mut [u8], _: u64) -> std::io::Result<()> {

@@ -10,7 +10,6 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -51,7 +50,6 @@ pub(crate) struct Registers {
 #[derive(Debug)]
 pub(crate) struct Active {
     pub number: u64,
-    pub path: PathBuf,
     pub file: Arc<dyn File>,
     pub file_bytes: u64,
     /// Where the next frame goes.
@@ -268,7 +266,6 @@ impl Tape {
         let spare = self.shelf.take(number)?;
         self.active = Active {
             number,
-            path: spare.path.clone(),
             file: spare.file.clone(),
             file_bytes: spare.file_bytes,
             offset: DATA_START,

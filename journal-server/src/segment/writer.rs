@@ -26,6 +26,7 @@ use super::types::{Done, LogEntry, LogId};
 const KEEP_STAGED_BYTES: usize = 1 << 20;
 
 /// What the writer would do next.
+#[expect(clippy::large_enum_variant, reason = "plans are what it is for")]
 pub enum Step {
     /// Perform this plan, then report with [`Writer::done`].
     Write(Plan),
@@ -189,6 +190,9 @@ impl Writer {
             let mut index = self.shared.index.write();
             for effect in sheet.effects.drain(..) {
                 apply_effect(&mut index, effect);
+            }
+            if rotated {
+                self.shared.metrics.disk_bytes.set(index.disk_bytes() as f64);
             }
         }
         let purge_moved = {

@@ -163,9 +163,7 @@ mod tests {
         let mut run = |state: &mut GroupState, view: &mut GroupView, what| {
             let catalogue = change(state, position, what);
             carry(&catalogue, view);
-            for group_id in [0] {
-                state.apply(position + 1, &Command::ChangeCarried { change_id: position, group_id });
-            }
+            state.apply(position + 1, &Command::ChangeCarried { change_id: position, group_id: 0 });
             position += 2;
         };
         for node in [4, 5] {
