@@ -12,9 +12,22 @@ pub struct Refusal {
     pub leader: Option<String>,
 }
 
+impl Refusal {
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Refusal { reason, message: message.into(), leader: None }
+    }
+
+    /// The same refusal, naming the leader to ask instead.
+    pub fn with_leader(self, leader: Option<String>) -> Self {
+        Refusal { leader, ..self }
+    }
+}
+
 /// The reasons that a program may want to tell apart.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Reason {
+    /// None was given, or one that this program is too old to know.
+    Unspecified,
     NotLeader,
     Moved,
     NoQuorum,
@@ -48,6 +61,21 @@ impl Reason {
                 | Reason::ChangeUnderWay
                 | Reason::NotReady
                 | Reason::Rate
+        )
+    }
+
+    /// Whether it says something of the node that was asked, or of this moment, and nothing of the
+    /// request: the next leader will take it. What passes but is not of this kind (no room, too many
+    /// urgent entries, a change under way) is the caller's to know at once.
+    pub fn is_of_the_node(self) -> bool {
+        matches!(
+            self,
+            Reason::NotLeader
+                | Reason::Moved
+                | Reason::NoQuorum
+                | Reason::StreamEnded
+                | Reason::ShuttingDown
+                | Reason::NotReady
         )
     }
 }

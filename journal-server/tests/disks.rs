@@ -1,6 +1,8 @@
 //! The disk of the tests behaves as the real one: the same calls give the same answers and the same
 //! bytes on both, as long as nothing is asked to fail.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, IoSlice};
 use std::path::{Path, PathBuf};

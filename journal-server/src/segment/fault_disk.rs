@@ -656,8 +656,7 @@ impl State {
 
     /// Gives back what neither a name, nor a crash, nor an open file can reach.
     fn forget_files(&mut self) {
-        let named: BTreeSet<FileNumber> =
-            self.dirs.values().flat_map(|dir| dir.names.files()).collect();
+        let named: BTreeSet<FileNumber> = self.dirs.values().flat_map(|dir| dir.names.files()).collect();
         self.files.retain(|file, inode| inode.handles > 0 || named.contains(file));
     }
 }

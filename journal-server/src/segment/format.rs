@@ -338,11 +338,7 @@ impl EntryRecord {
     }
 
     fn decode(bytes: &[u8]) -> Option<EntryRecord> {
-        Some(EntryRecord {
-            len: get_u32(bytes, 0),
-            crc: get_u32(bytes, 4),
-            kind: Kind::from_u8(bytes[8])?,
-        })
+        Some(EntryRecord { len: get_u32(bytes, 0), crc: get_u32(bytes, 4), kind: Kind::from_u8(bytes[8])? })
     }
 }
 
@@ -452,14 +448,9 @@ impl SealIndex {
         if payload.len() != 8 + (places.checked_add(runs)?).checked_mul(16)? {
             return None;
         }
-        let mut pairs =
-            payload[8..].chunks_exact(16).map(|pair| (get_u64(pair, 0), get_u64(pair, 8)));
+        let mut pairs = payload[8..].chunks_exact(16).map(|pair| (get_u64(pair, 0), get_u64(pair, 8)));
         Some(SealIndex {
-            places: pairs
-                .by_ref()
-                .take(places)
-                .map(|(position, offset)| Place { position, offset })
-                .collect(),
+            places: pairs.by_ref().take(places).map(|(position, offset)| Place { position, offset }).collect(),
             runs: pairs.map(|(term, position)| LogId { term, position }).collect(),
         })
     }

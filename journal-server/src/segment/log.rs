@@ -24,18 +24,28 @@ use super::reader;
 use super::repair::KnownHole;
 use super::ring::Ring;
 use super::shelf::Shelf;
-use super::types::{
-    Done, Error, Hole, Ids, LogEntry, LogId, Options, Version, Vote, next_position,
-};
+use super::types::{Done, Error, Hole, Ids, LogEntry, LogId, Options, Version, Vote, next_position};
 
 /// One thing asked of the writer.
 pub(crate) enum Item {
-    Entries { entries: Vec<LogEntry>, done: Done, asked: Instant },
-    Vote { vote: Vote, done: Done },
+    Entries {
+        entries: Vec<LogEntry>,
+        done: Done,
+        asked: Instant,
+    },
+    Vote {
+        vote: Vote,
+        done: Done,
+    },
     Truncate(Option<LogId>),
     Purge(LogId),
     Version(Version),
-    Snapshot { version: Version, chain: u64, kept: bool, done: Done },
+    Snapshot {
+        version: Version,
+        chain: u64,
+        kept: bool,
+        done: Done,
+    },
     /// The applied hint as of here: it must not overtake the versions before it.
     Applied(LogId),
     /// Nothing to write; answered when everything before it is durable.
@@ -241,7 +251,9 @@ impl Log {
             if first_removed >= next_position(state.outline.last()) {
                 return Ok(None);
             }
-            if last.is_some_and(|last| !state.outline.contains(last)) || first_removed < next_position(state.outline.purged()) {
+            if last.is_some_and(|last| !state.outline.contains(last))
+                || first_removed < next_position(state.outline.purged())
+            {
                 return Err(format!("asked to truncate after {last:?}, which is not in the log"));
             }
             state.outline.cut(first_removed);
@@ -512,9 +524,7 @@ impl Outline {
         for entry in entries {
             let fits = match trial_last {
                 None => true,
-                Some(last) => {
-                    entry.id.position == last.position + 1 && entry.id.term >= last.term
-                }
+                Some(last) => entry.id.position == last.position + 1 && entry.id.term >= last.term,
             };
             if !fits {
                 return Err(io::Error::other(Error::Refused {

@@ -9,11 +9,9 @@ pub(crate) struct Metrics {
     pub batch_entries: Histogram,
     pub queue_age_seconds: Histogram,
     pub rotations: Counter,
-    pub rotations_without_spare: Counter,
     pub torn_frames: Counter,
     pub damaged_frames: Counter,
     pub repaired: Counter,
-    pub scrubbed_bytes: Counter,
     pub disk_bytes: Gauge,
 }
 
@@ -29,11 +27,9 @@ impl Metrics {
             batch_entries: histogram("journal_segment_batch_entries"),
             queue_age_seconds: histogram("journal_segment_queue_age_seconds"),
             rotations: counter("journal_segment_rotations_total"),
-            rotations_without_spare: counter("journal_segment_rotations_without_spare_total"),
             torn_frames: counter("journal_segment_torn_frames_cut_total"),
             damaged_frames: counter("journal_segment_damaged_frames_found_total"),
             repaired: counter("journal_segment_frames_repaired_total"),
-            scrubbed_bytes: counter("journal_segment_scrubbed_bytes_total"),
             disk_bytes: metrics::gauge!("journal_segment_disk_bytes", "journal" => journal.clone()),
         }
     }

@@ -32,10 +32,6 @@ impl Outline {
         &self.runs
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.runs.is_empty()
-    }
-
     /// The lowest position that is present, or would be if there were one.
     pub(crate) fn first_position(&self) -> u64 {
         self.runs.first().map_or_else(|| next_position(self.purged), |id| id.position)
@@ -211,7 +207,8 @@ impl Versions {
     /// Drops every version whose id is neither in the log nor at or below its purge mark.
     pub(crate) fn drop_unknown(&mut self, outline: &Outline) -> usize {
         let before = self.0.len();
-        self.0.retain(|version| outline.purged().is_some_and(|mark| version.at <= mark) || outline.contains(version.at));
+        self.0
+            .retain(|version| outline.purged().is_some_and(|mark| version.at <= mark) || outline.contains(version.at));
         before - self.0.len()
     }
 }

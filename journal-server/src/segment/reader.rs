@@ -8,12 +8,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::format::{
-    BLOCK, DOUBLE_PAYLOAD_MAX, EntryRecord, FRAME_HEADER_BYTES, FrameHeader, FrameKind, chain_after, decode_table, second_copy_offset, table_bytes,
+    BLOCK, DOUBLE_PAYLOAD_MAX, EntryRecord, FRAME_HEADER_BYTES, FrameHeader, FrameKind, chain_after, decode_table,
+    second_copy_offset, table_bytes,
 };
 use super::fs::File;
 use super::index::{Segment, Stretch};
 use super::log::Shared;
-use super::types::{Error, Ids, LogEntry, LogId, chain_next, next_position};
+use super::types::{Error, Ids, LogEntry, LogId, next_position};
 
 /// Bytes read at once.
 const PIECE_BYTES: u64 = 256 << 10;
@@ -47,12 +48,6 @@ impl Window {
         let from = (offset - self.at) as usize;
         Ok(self.piece.slice(from..from + len as usize))
     }
-
-    /// The rest of the piece at `offset`, read anew if there is nothing of it.
-    pub(crate) fn piece_at(&mut self, offset: u64) -> io::Result<Bytes> {
-        let held = offset >= self.at && offset < self.at + self.piece.len() as u64;
-        if held { Ok(self.piece.slice((offset - self.at) as usize..)) } else { self.get(offset, self.piece_bytes) }
-    }
 }
 
 /// One Entries frame, header and table checked, bodies not.
@@ -76,11 +71,7 @@ impl EntriesFrame {
             }
             let body = self.payload.slice(start..at);
             let whole = crc32fast::hash(&body) == record.crc;
-            Some(if whole {
-                Ok(LogEntry { id, kind: record.kind, crc: record.crc, body })
-            } else {
-                Err(id.position)
-            })
+            Some(if whole { Ok(LogEntry { id, kind: record.kind, crc: record.crc, body }) } else { Err(id.position) })
         })
     }
 }
@@ -92,12 +83,7 @@ pub(crate) enum Found {
     Bad,
 }
 
-pub(crate) fn frame_at(
-    window: &mut Window,
-    ids: &Ids,
-    segment: u64,
-    offset: u64,
-) -> io::Result<Found> {
+pub(crate) fn frame_at(window: &mut Window, ids: &Ids, segment: u64, offset: u64) -> io::Result<Found> {
     let head = window.get(offset, FRAME_HEADER_BYTES as u64)?;
     let Some(header) = FrameHeader::decode(&head, ids, segment, offset) else {
         return Ok(Found::Bad);
@@ -105,8 +91,7 @@ pub(crate) fn frame_at(
     if header.kind != FrameKind::Entries {
         return Ok(Found::Other(header));
     }
-    let payload =
-        window.get(offset + FRAME_HEADER_BYTES as u64, u64::from(header.payload_len))?;
+    let payload = window.get(offset + FRAME_HEADER_BYTES as u64, u64::from(header.payload_len))?;
     Ok(match decode_table(&header, &payload) {
         Some(records) if payload.len() == header.payload_len as usize => {
             Found::Entries(EntriesFrame { header, records, payload })
@@ -116,12 +101,7 @@ pub(crate) fn frame_at(
 }
 
 /// Where to go on behind a frame that cannot be read, if its second copy can.
-pub(crate) fn end_by_copy(
-    window: &mut Window,
-    ids: &Ids,
-    segment: u64,
-    offset: u64,
-) -> io::Result<Option<u64>> {
+pub(crate) fn end_by_copy(window: &mut Window, ids: &Ids, segment: u64, offset: u64) -> io::Result<Option<u64>> {
     let reach = offset + 2 * BLOCK + DOUBLE_PAYLOAD_MAX as u64;
     let mut at = second_copy_offset(offset, FRAME_HEADER_BYTES as u64);
     while at < reach {
@@ -143,20 +123,14 @@ struct Bounds {
     last: Option<LogId>,
 }
 
-pub(crate) fn read_blocking(
-    shared: &Shared,
-    from: u64,
-    to: u64,
-    max_bytes: usize,
-) -> Result<Vec<LogEntry>, Error> {
+pub(crate) fn read_blocking(shared: &Shared, from: u64, to: u64, max_bytes: usize) -> Result<Vec<LogEntry>, Error> {
     let mut out: Vec<LogEntry> = Vec::new();
     let mut bytes = 0usize;
     let mut at = from;
     loop {
         let stop = {
             let state = shared.state.lock();
-            let bounds =
-                Bounds { purged: state.outline.purged(), last: state.outline.last() };
+            let bounds = Bounds { purged: state.outline.purged(), last: state.outline.last() };
             if at < next_position(bounds.purged) {
                 if out.is_empty() {
                     return Err(Error::Purged { first: next_position(bounds.purged) });
@@ -219,8 +193,7 @@ fn read_disk(
     let mut window = Window::new(segment.file.clone(), segment.end, budget.clamp(16 << 10, PIECE_BYTES));
     let reading = || Error::io(format!("reading {}", segment.path.display()));
     while at < stop && offset < segment.end {
-        let found = frame_at(&mut window, &shared.ids, segment.number, offset)
-            .map_err(reading())?;
+        let found = frame_at(&mut window, &shared.ids, segment.number, offset).map_err(reading())?;
         match found {
             Found::Other(header) => offset = header.end(),
             Found::Entries(frame) => {
@@ -278,8 +251,7 @@ pub(crate) fn chain_at(shared: &Shared, position: u64) -> Result<u64, Error> {
     let mut window = Window::new(segment.file.clone(), segment.end, 64 << 10);
     let reading = || Error::io(format!("reading {}", segment.path.display()));
     while offset < segment.end {
-        let found = frame_at(&mut window, &shared.ids, segment.number, offset)
-            .map_err(reading())?;
+        let found = frame_at(&mut window, &shared.ids, segment.number, offset).map_err(reading())?;
         match found {
             Found::Other(header) => offset = header.end(),
             Found::Bad => match end_by_copy(&mut window, &shared.ids, segment.number, offset).map_err(reading())? {
@@ -298,9 +270,4 @@ pub(crate) fn chain_at(shared: &Shared, position: u64) -> Result<u64, Error> {
         }
     }
     Err(not_there())
-}
-
-/// The chain over entries that follow `chain`.
-pub(crate) fn chain_over<'a>(chain: u64, entries: impl IntoIterator<Item = &'a LogEntry>) -> u64 {
-    entries.into_iter().fold(chain, |chain, e| chain_next(chain, e.id, e.kind, e.crc))
 }

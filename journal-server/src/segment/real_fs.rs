@@ -33,8 +33,7 @@ impl Fs for RealFs {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
         // From the top down, and existing ones too: a process may have been killed between making a
         // directory and syncing its parent.
-        let mut chain: Vec<&Path> =
-            dir.ancestors().filter(|it| !it.as_os_str().is_empty()).collect();
+        let mut chain: Vec<&Path> = dir.ancestors().filter(|it| !it.as_os_str().is_empty()).collect();
         chain.reverse();
         for part in chain {
             let made = match DirBuilder::new().mode(DIR_MODE).create(part) {
@@ -80,8 +79,7 @@ impl Fs for RealFs {
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<PathBuf>> {
-        let mut paths =
-            fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+        let mut paths = fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         paths.sort_unstable();
         Ok(paths)
     }
@@ -132,9 +130,7 @@ impl File for RealFile {
     fn drop_cache(&self) -> io::Result<()> {
         retry(|| {
             // SAFETY: the descriptor is open for as long as `self.file` lives; no memory is passed.
-            match unsafe {
-                libc::posix_fadvise(self.file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED)
-            } {
+            match unsafe { libc::posix_fadvise(self.file.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) } {
                 0 => Ok(()),
                 errno => Err(io::Error::from_raw_os_error(errno)),
             }
@@ -144,12 +140,7 @@ impl File for RealFile {
 
 impl RealFile {
     fn create(path: &Path) -> io::Result<RealFile> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(FILE_MODE)
-            .open(path)?;
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)?;
         Ok(RealFile { file })
     }
 
@@ -158,14 +149,8 @@ impl RealFile {
         let offset = libc::off_t::try_from(offset).map_err(|_| ErrorKind::InvalidInput)?;
         // SAFETY: `IoSlice` has the layout of `iovec`; `count` is at most the number of slices, each
         // of which borrows its memory beyond the call; the descriptor is open.
-        let written = unsafe {
-            libc::pwritev(
-                self.file.as_raw_fd(),
-                slices.as_ptr().cast::<libc::iovec>(),
-                count,
-                offset,
-            )
-        };
+        let written =
+            unsafe { libc::pwritev(self.file.as_raw_fd(), slices.as_ptr().cast::<libc::iovec>(), count, offset) };
         usize::try_from(written).map_err(|_| io::Error::last_os_error())
     }
 }

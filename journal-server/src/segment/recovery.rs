@@ -36,6 +36,7 @@ use super::types::{Error, Hole, Ids, LogId, Options, Version, Vote, next_positio
 use super::writer::{Writer, apply_effect};
 
 /// A journal, opened or in need of help.
+#[expect(clippy::large_enum_variant, reason = "a journal is opened once")]
 pub enum Opened {
     Ready { log: Log, writer: Writer, keeper: Keeper, report: Report },
     Damaged(Damaged),
@@ -147,7 +148,9 @@ fn begun(fs: &dyn Fs, dir: &Path, ids: &Ids, files: Vec<(u64, PathBuf)>) -> Resu
             Ok(header) if header.ids != *ids || header.number != number => {
                 return Err(invalid("it belongs to another journal, node or cluster".into()));
             }
-            Ok(_) if unused.is_some() => return Err(invalid("the header of a segment before it cannot be read".into())),
+            Ok(_) if unused.is_some() => {
+                return Err(invalid("the header of a segment before it cannot be read".into()));
+            }
             Ok(_) => {
                 if begun.last().is_some_and(|last| last.number + 1 != number) {
                     return Err(invalid("the segment before it is missing".into()));
@@ -256,7 +259,6 @@ struct Scan {
 /// The last segment, as far as it is good.
 struct Tail {
     number: u64,
-    path: PathBuf,
     file: Arc<dyn File>,
     file_bytes: u64,
     offset: u64,
@@ -315,9 +317,7 @@ impl Scan {
         let head = window.get(seal_at, FRAME_HEADER_BYTES as u64).map_err(reading)?;
         let seal = FrameHeader::decode(&head, &self.ids, begun.number, seal_at);
         let Some(seal) = seal.filter(|seal| seal.kind == FrameKind::Seal) else { return Ok(false) };
-        let payload = window
-            .get(seal_at + FRAME_HEADER_BYTES as u64, u64::from(seal.payload_len))
-            .map_err(reading)?;
+        let payload = window.get(seal_at + FRAME_HEADER_BYTES as u64, u64::from(seal.payload_len)).map_err(reading)?;
         if payload.len() != seal.payload_len as usize || crc32fast::hash(&payload) != seal.payload_crc {
             return Ok(false);
         }
@@ -361,9 +361,8 @@ impl Scan {
         let head = window.get(DATA_START, FRAME_HEADER_BYTES as u64).map_err(reading)?;
         let header = FrameHeader::decode(&head, &self.ids, begun.number, DATA_START);
         let Some(header) = header.filter(|header| header.kind == FrameKind::State) else { return Ok(None) };
-        let payload = window
-            .get(DATA_START + FRAME_HEADER_BYTES as u64, u64::from(header.payload_len))
-            .map_err(reading)?;
+        let payload =
+            window.get(DATA_START + FRAME_HEADER_BYTES as u64, u64::from(header.payload_len)).map_err(reading)?;
         if payload.len() != header.payload_len as usize || crc32fast::hash(&payload) != header.payload_crc {
             return Ok(None);
         }
@@ -374,7 +373,6 @@ impl Scan {
         let reading = |error| Error::Io { what: format!("reading {}", begun.path.display()), source: error };
         let mut tail = Tail {
             number: begun.number,
-            path: begun.path.clone(),
             file: begun.file.clone(),
             file_bytes: begun.file_bytes,
             offset: DATA_START,
@@ -510,7 +508,13 @@ impl Scan {
         if upto > at {
             self.report.torn_bytes += upto - at;
             self.report.torn_frames += 1;
-            tracing::info!(journal = self.ids.group, segment = begun.number, at, bytes = upto - at, "a torn end was cut");
+            tracing::info!(
+                journal = self.ids.group,
+                segment = begun.number,
+                at,
+                bytes = upto - at,
+                "a torn end was cut"
+            );
             let clearing = |error| Error::Io { what: format!("clearing {}", begun.path.display()), source: error };
             zero(begun.file.as_ref(), at, upto).map_err(clearing)?;
             begun.file.sync().map_err(clearing)?;
@@ -708,7 +712,7 @@ fn start(
             let begins = tail.sealed;
             (tail, begins)
         }
-        None => (nowhere(&shelf, dir)?, true),
+        None => (nowhere(), true),
     };
     let previous = PreviousSegment {
         end: tail.offset,
@@ -718,7 +722,6 @@ fn start(
     };
     let active = Active {
         number: tail.number,
-        path: tail.path,
         file: tail.file,
         file_bytes: tail.file_bytes,
         offset: tail.offset,
@@ -796,11 +799,10 @@ fn start(
 
 /// Stands in for the last segment where there is none, or none that may be written on: replaced by
 /// `open_segment` before anything is written.
-fn nowhere(shelf: &Arc<Shelf>, dir: &Path) -> Result<Tail, Error> {
-    Ok(Tail {
+fn nowhere() -> Tail {
+    Tail {
         number: 0,
-        path: dir.to_owned(),
-        file: Arc::new(Nowhere(shelf.clone())),
+        file: Arc::new(Nowhere),
         file_bytes: 0,
         offset: 0,
         sealed: true,
@@ -810,12 +812,12 @@ fn nowhere(shelf: &Arc<Shelf>, dir: &Path) -> Result<Tail, Error> {
         places: SealIndex::default(),
         place_due: true,
         opened_upto: 0,
-    })
+    }
 }
 
 /// A file that is never written.
 #[derive(Debug)]
-struct Nowhere(#[expect(dead_code, reason = "names the directory when printed")] Arc<Shelf>);
+struct Nowhere;
 
 impl File for Nowhere {
     fn read_exact_at(&self, _: &mut [u8], _: u64) -> std::io::Result<()> {

@@ -23,9 +23,7 @@ impl Ring {
     }
 
     pub(crate) fn push(&mut self, entry: LogEntry) {
-        debug_assert!(
-            self.entries.back().is_none_or(|last| last.id.position + 1 == entry.id.position)
-        );
+        debug_assert!(self.entries.back().is_none_or(|last| last.id.position + 1 == entry.id.position));
         self.bytes += entry.weight();
         self.entries.push_back(entry);
     }
@@ -55,9 +53,7 @@ impl Ring {
 
     fn evict_to(&mut self, durable: Option<u64>, bytes: usize) {
         let Some(durable) = durable else { return };
-        while self.bytes > bytes
-            && self.entries.front().is_some_and(|first| first.id.position <= durable)
-        {
+        while self.bytes > bytes && self.entries.front().is_some_and(|first| first.id.position <= durable) {
             let first = self.entries.pop_front().expect("there is a first entry");
             self.bytes -= first.weight();
         }

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::format::file_name;
 use super::fs::{File, Fs};
 
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 #[derive(Debug)]
 pub(crate) struct Spare {

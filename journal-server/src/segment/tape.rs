@@ -10,23 +10,20 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::format::{
-    BLOCK, DATA_START, DOUBLE_PAYLOAD_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameKind,
-    NOT_TRUNCATED, Place, SUB_DROPPED, SealIndex, SegmentHeader, TRAILER_BYTES, align8,
-    encode_trailer, encode_versions, record_of, second_copy_offset, table_bytes,
+    BLOCK, DATA_START, DOUBLE_PAYLOAD_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameKind, NOT_TRUNCATED, Place,
+    SUB_DROPPED, SealIndex, SegmentHeader, TRAILER_BYTES, align8, encode_trailer, encode_versions, record_of,
+    second_copy_offset, table_bytes,
 };
 use super::fs::File;
 use super::index::Segment;
 use super::outline::{Outline, Versions};
 use super::shelf::Shelf;
-use super::types::{
-    Error, Ids, LogEntry, LogId, Options, Version, Vote, chain_next, chain_of_mark, next_position,
-};
+use super::types::{Error, Ids, LogEntry, LogId, Options, Version, Vote, chain_next, chain_of_mark, next_position};
 
 /// Bodies up to this size are copied next to each other: cheaper than one more slice for the kernel.
 const COPY_BODY_MAX: usize = 2048;
@@ -53,7 +50,6 @@ pub(crate) struct Registers {
 #[derive(Debug)]
 pub(crate) struct Active {
     pub number: u64,
-    pub path: PathBuf,
     pub file: Arc<dyn File>,
     pub file_bytes: u64,
     /// Where the next frame goes.
@@ -266,16 +262,10 @@ impl Tape {
     }
 
     /// Begins the first segment of all, or the one after `previous` was sealed.
-    pub(crate) fn open_segment(
-        &mut self,
-        sheet: &mut Sheet,
-        number: u64,
-        previous: PreviousSegment,
-    ) -> io::Result<()> {
+    pub(crate) fn open_segment(&mut self, sheet: &mut Sheet, number: u64, previous: PreviousSegment) -> io::Result<()> {
         let spare = self.shelf.take(number)?;
         self.active = Active {
             number,
-            path: spare.path.clone(),
             file: spare.file.clone(),
             file_bytes: spare.file_bytes,
             offset: DATA_START,
@@ -405,11 +395,7 @@ impl Tape {
 
     fn note_place(&mut self, sheet: &mut Sheet, first: LogId) {
         let active = &mut self.active;
-        let far = active
-            .index
-            .places
-            .last()
-            .is_none_or(|place| active.offset - place.offset >= self.index_step_bytes);
+        let far = active.index.places.last().is_none_or(|place| active.offset - place.offset >= self.index_step_bytes);
         if far || active.place_due {
             let place = Place { position: first.position, offset: active.offset };
             active.index.places.push(place);
@@ -446,9 +432,10 @@ impl Tape {
         self.registers.outline.cut(first_removed);
         self.registers.versions.cut(first_removed);
         self.registers.chain = chain;
-        let kept = self.recent.len().saturating_sub(
-            usize::try_from(next_position(before.last) - first_removed).unwrap_or(usize::MAX),
-        );
+        let kept = self
+            .recent
+            .len()
+            .saturating_sub(usize::try_from(next_position(before.last) - first_removed).unwrap_or(usize::MAX));
         self.recent.truncate(kept);
         self.note_cut(sheet, first_removed);
         Ok(())
@@ -506,13 +493,7 @@ impl Tape {
         Ok(())
     }
 
-    pub(crate) fn snapshot(
-        &mut self,
-        sheet: &mut Sheet,
-        version: Version,
-        chain: u64,
-        kept: bool,
-    ) -> io::Result<()> {
+    pub(crate) fn snapshot(&mut self, sheet: &mut Sheet, version: Version, chain: u64, kept: bool) -> io::Result<()> {
         self.flush(sheet)?;
         self.make_room(sheet, double_len(version.bytes.len()))?;
         let before = self.before();
@@ -710,12 +691,7 @@ fn double_len(payload: usize) -> u64 {
 
 /// Appends a frame, its second copy included where its kind asks for one. Lengths and flags of the
 /// header are filled in here. Returns the offset after it.
-pub(crate) fn encode_frame(
-    ids: &Ids,
-    mut header: FrameHeader,
-    payload: &[u8],
-    out: &mut Vec<u8>,
-) -> u64 {
+pub(crate) fn encode_frame(ids: &Ids, mut header: FrameHeader, payload: &[u8], out: &mut Vec<u8>) -> u64 {
     let own = header.own_len();
     let offset = header.offset;
     header.doubled = header.kind.is_double() && payload.len() <= DOUBLE_PAYLOAD_MAX;
@@ -729,14 +705,8 @@ pub(crate) fn encode_frame(
     header.frame_len = (second + own - offset) as u32;
     put_copy(ids, &header, payload, out);
     out.resize(out.len() + (second - offset - own) as usize, 0);
-    let copy = FrameHeader {
-        copy: true,
-        doubled: false,
-        twin: offset,
-        offset: second,
-        frame_len: own as u32,
-        ..header
-    };
+    let copy =
+        FrameHeader { copy: true, doubled: false, twin: offset, offset: second, frame_len: own as u32, ..header };
     put_copy(ids, &copy, payload, out);
     second + own
 }

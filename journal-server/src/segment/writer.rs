@@ -26,6 +26,7 @@ use super::types::{Done, LogEntry, LogId};
 const KEEP_STAGED_BYTES: usize = 1 << 20;
 
 /// What the writer would do next.
+#[expect(clippy::large_enum_variant, reason = "plans are what it is for")]
 pub enum Step {
     /// Perform this plan, then report with [`Writer::done`].
     Write(Plan),
@@ -103,8 +104,7 @@ impl Writer {
                 let (item_entries, item_weight) = measure(item);
                 let options = &self.shared.options;
                 if !items.is_empty()
-                    && (entries + item_entries > options.batch_entries
-                        || weight + item_weight > options.batch_bytes)
+                    && (entries + item_entries > options.batch_entries || weight + item_weight > options.batch_bytes)
                 {
                     break;
                 }
@@ -198,6 +198,9 @@ impl Writer {
                 apply_effect(&mut index, effect);
             }
             index.set_written(purged, last);
+            if rotated {
+                self.shared.metrics.disk_bytes.set(index.disk_bytes() as f64);
+            }
         }
         let purge_moved = {
             let mut state = self.shared.state.lock();
@@ -306,8 +309,7 @@ impl Writer {
 
     /// Half of the segment is written: time to have the next one ready.
     fn spare_is_due(&self) -> bool {
-        self.tape.active.offset * 2 > self.shared.options.segment_bytes
-            && !self.shared.shelf.has_spare()
+        self.tape.active.offset * 2 > self.shared.options.segment_bytes && !self.shared.shelf.has_spare()
     }
 
     /// Blocks until something is queued, or for so long. True: nothing came.
@@ -342,9 +344,7 @@ fn has_work(state: &super::log::State) -> bool {
 
 fn measure(item: &Item) -> (usize, usize) {
     match item {
-        Item::Entries { entries, .. } => {
-            (entries.len(), entries.iter().map(LogEntry::weight).sum())
-        }
+        Item::Entries { entries, .. } => (entries.len(), entries.iter().map(LogEntry::weight).sum()),
         Item::Version(version) | Item::Snapshot { version, .. } => (0, version.bytes.len()),
         _ => (0, 0),
     }

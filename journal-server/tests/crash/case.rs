@@ -102,13 +102,7 @@ enum Fate {
 fn lives(machine: &mut Machine, rng: &mut SmallRng, tally: &mut Tally) -> Result<(), String> {
     for _ in 0..rng.random_range(1..=6) {
         open(machine, rng, tally, 0.3)?;
-        let fate = [
-            (Fate::Stop, 50),
-            (Fate::Error, 15),
-            (Fate::Full, 10),
-            (Fate::Whenever, 15),
-            (Fate::CleanStop, 10),
-        ];
+        let fate = [(Fate::Stop, 50), (Fate::Error, 15), (Fate::Full, 10), (Fate::Whenever, 15), (Fate::CleanStop, 10)];
         live(machine, draw(rng, &fate), rng, tally)?;
         end(machine, rng, tally);
     }
@@ -125,12 +119,7 @@ fn shows_what_it_keeps(machine: &mut Machine, rng: &mut SmallRng, tally: &mut Ta
 }
 
 /// Starts a process, if need be after some that die or are refused while they open.
-fn open(
-    machine: &mut Machine,
-    rng: &mut SmallRng,
-    tally: &mut Tally,
-    chance_to_fail: f64,
-) -> Result<(), String> {
+fn open(machine: &mut Machine, rng: &mut SmallRng, tally: &mut Tally, chance_to_fail: f64) -> Result<(), String> {
     let mut chance = chance_to_fail;
     loop {
         let stop = rng.random_bool(chance);

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use journal_server::segment::fault_disk::FaultDisk;
 use journal_server::segment::fs::Fs;
 use journal_server::segment::{
-    self, Done, Ids, Keeper, Kind, Log, LogEntry, LogId, Opened, Options, Report, Step, Version, Vote,
-    Writer,
+    self, Done, Ids, Keeper, Kind, Log, LogEntry, LogId, Opened, Options, Report, Step, Version, Vote, Writer,
 };
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
@@ -166,11 +165,7 @@ impl Machine {
                 let running = self.running();
                 running.term += rng.random_range(0..2);
                 let vote = running.log.vote();
-                let next = Vote {
-                    term: running.term,
-                    node: rng.random_range(1..4),
-                    committed: rng.random_bool(0.5),
-                };
+                let next = Vote { term: running.term, node: rng.random_range(1..4), committed: rng.random_bool(0.5) };
                 match vote {
                     Some(old) if old.term >= next.term && old.committed => return,
                     Some(old) if old.term >= next.term => Act::Vote(Vote { committed: true, ..old }),
@@ -421,9 +416,7 @@ impl Machine {
         let running = self.running.as_ref().expect("a process runs");
         let answers = running.answers.lock();
         self.oracle.answer(answers.durable);
-        check(answers.late.is_none(), || {
-            format!("act {:?} is called durable after a failure", answers.late)
-        })
+        check(answers.late.is_none(), || format!("act {:?} is called durable after a failure", answers.late))
     }
 
     /// After a failure everybody was told.

@@ -267,9 +267,7 @@ impl Oracle {
 
 fn same(picture: &Picture, found: &Picture) -> bool {
     // The cheap comparisons first: this is asked for every prefix.
-    picture.last() == found.last()
-        && picture.entries.len() == found.entries.len()
-        && picture == found
+    picture.last() == found.last() && picture.entries.len() == found.entries.len() && picture == found
 }
 
 pub fn check(right: bool, why: impl FnOnce() -> String) -> Result<(), String> {

@@ -81,21 +81,13 @@ impl File for LyingFile {
 }
 
 fn lying<const BUG: usize>(fs: Arc<dyn Fs>) -> Arc<dyn Fs> {
-    const BUGS: [Bug; 5] = [
-        Bug::NeverSync,
-        Bug::NeverSyncNames,
-        Bug::RetrySync,
-        Bug::TrustTheCache,
-        Bug::SyncFirst,
-    ];
+    const BUGS: [Bug; 5] = [Bug::NeverSync, Bug::NeverSyncNames, Bug::RetrySync, Bug::TrustTheCache, Bug::SyncFirst];
     Arc::new(LyingFs(fs, BUGS[BUG]))
 }
 
 /// Requires that a case among so many finds the bug.
 fn must_be_found(what: &str, cases: u64, view: super::machine::View) {
-    let found = (0..cases).find(|seed| {
-        case::run(*seed, view).is_err() && case::run(*seed, |fs| fs).is_ok()
-    });
+    let found = (0..cases).find(|seed| case::run(*seed, view).is_err() && case::run(*seed, |fs| fs).is_ok());
     println!("planted bug: {what}: found by case {found:?}");
     assert!(found.is_some(), "{cases} cases pass with a planted bug: {what}");
 }

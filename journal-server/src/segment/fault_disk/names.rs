@@ -167,12 +167,7 @@ mod tests {
         let mut names = Names::default();
         names.link("a".into(), 1);
         names.link("b".into(), 2);
-        let expected = [
-            vec![],
-            vec![("a".into(), 1)],
-            vec![("b".into(), 2)],
-            vec![("a".into(), 1), ("b".into(), 2)],
-        ];
+        let expected = [vec![], vec![("a".into(), 1)], vec![("b".into(), 2)], vec![("a".into(), 1), ("b".into(), 2)]];
         assert_eq!(outcomes(&names), BTreeSet::from(expected));
     }
 

@@ -76,10 +76,7 @@ impl Pages {
     pub(super) fn write(&mut self, bytes: &[u8], offset: u64) {
         for (page, within, part) in pieces(offset, bytes.len()) {
             let device = self.on_device(page).clone();
-            let cached = self
-                .cache
-                .entry(page)
-                .or_insert_with(|| Cached { block: device, ..Cached::default() });
+            let cached = self.cache.entry(page).or_insert_with(|| Cached { block: device, ..Cached::default() });
             cached.write(&bytes[part], within);
         }
         let end = offset + bytes.len() as u64;
@@ -241,8 +238,7 @@ impl Cached {
             return None;
         }
         let mut torn = *old;
-        let (low, high) =
-            (usize::from(self.touched[sector].0), usize::from(self.touched[sector].1));
+        let (low, high) = (usize::from(self.touched[sector].0), usize::from(self.touched[sector].1));
         let cut = rng.random_range(low..=high);
         match rng.random_range(0..4) {
             0 => torn[low..cut].copy_from_slice(&new[low..cut]),
@@ -347,10 +343,7 @@ mod tests {
             torn += kinds.iter().filter(|kind| **kind == 2).count();
             mixed += usize::from(kinds.iter().any(|kind| *kind != kinds[0]));
         }
-        assert!(
-            kept > 100 && lost > 100 && torn > 50 && mixed > 50,
-            "{kept} {lost} {torn} {mixed}"
-        );
+        assert!(kept > 100 && lost > 100 && torn > 50 && mixed > 50, "{kept} {lost} {torn} {mixed}");
     }
 
     #[test]

@@ -225,14 +225,9 @@ fn calls_are_counted_by_kind() {
     assert!(file.read_exact_at(&mut [0], 0).is_err());
     file.read_exact_at(&mut [0], 0).unwrap();
     fs.rename(&path("file"), &path("name")).unwrap();
-    for (op, count) in [
-        (Op::Read, 2),
-        (Op::Write, 1),
-        (Op::Sync, 1),
-        (Op::SyncDir, 1),
-        (Op::Rename, 1),
-        (Op::Unlink, 0),
-    ] {
+    for (op, count) in
+        [(Op::Read, 2), (Op::Write, 1), (Op::Sync, 1), (Op::SyncDir, 1), (Op::Rename, 1), (Op::Unlink, 0)]
+    {
         assert_eq!(disk.count(op), count, "{op:?}");
     }
     assert_eq!(disk.steps(), 6);

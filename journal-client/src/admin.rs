@@ -1,0 +1,320 @@
+//! What an operator asks of a cluster: which journals exist, how the nodes are, who belongs to it.
+//!
+//! Calls go to the leader of whatever they change, by the hints of those who are not. A call is
+//! repeated only if it certainly did nothing the first time, or may be done twice.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::sync::Arc;
+
+use futures::future::join_all;
+use proto::journal as wire;
+use proto::journal::catalogue_client::CatalogueClient;
+use proto::journal::change_members_request as change;
+use proto::journal::cluster_client::ClusterClient;
+use proto::{JournalId, JournalName, NodeId};
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::error::Error;
+use crate::refusal::{error_of_status, never_sent};
+use crate::remote::{Nodes, Pause, Settings};
+
+/// The state of a node as it reports it. It is what travels: nobody computes with it.
+pub use proto::journal::StatusReply as NodeStatus;
+
+/// Who may give up entries of a journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrimPolicy {
+    /// Whoever may append: queues, audit logs.
+    Free,
+    /// Trimmed only below a registered checkpoint.
+    Checkpointed,
+}
+
+/// A journal as the catalogue has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalInfo {
+    pub id: JournalId,
+    pub name: String,
+    pub policy: TrimPolicy,
+    /// Bytes on each node's disk; 0 means no limit but the disk.
+    pub quota_bytes: u64,
+}
+
+/// A change of the cluster's members.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Lets the node that waits at this address join, without a vote.
+    AddLearner {
+        address: String,
+    },
+    /// Gives a learner a vote, once it holds everything.
+    Promote {
+        node: NodeId,
+    },
+    Remove {
+        node: NodeId,
+    },
+    /// Lets the node at the new address in, and the old one go once the new one holds everything.
+    Replace {
+        old: NodeId,
+        new_address: String,
+    },
+    SetAddress {
+        node: NodeId,
+        address: String,
+    },
+}
+
+/// An operator's calls. Cheap to clone.
+#[derive(Clone)]
+pub struct Admin {
+    nodes: Arc<Nodes>,
+    settings: Settings,
+}
+
+impl Admin {
+    pub(crate) fn new(nodes: Arc<Nodes>, settings: Settings) -> Self {
+        Admin { nodes, settings }
+    }
+
+    // ---- the catalogue ---------------------------------------------------------------------
+
+    /// Creates a journal. The second value says whether it is new: one of that name and policy may
+    /// have been there.
+    pub async fn create(
+        &self,
+        name: &JournalName,
+        policy: TrimPolicy,
+        quota_bytes: u64,
+    ) -> Result<(JournalInfo, bool), Error> {
+        let request = wire::CreateRequest {
+            name: name.as_str().to_owned(),
+            policy: wire::TrimPolicy::from(policy).into(),
+            quota_bytes,
+        };
+        let reply = self
+            .ask_catalogue(Repeat::Always, |mut catalogue| {
+                let request = request.clone();
+                async move { catalogue.create(request).await }
+            })
+            .await?;
+        Ok((journal_info(reply.journal)?, reply.created))
+    }
+
+    /// Deletes a journal and everything in it, for good.
+    pub async fn delete(&self, name: &JournalName) -> Result<(), Error> {
+        let name = name.as_str();
+        self.ask_catalogue(Repeat::IfNothingHappened, |mut catalogue| async move {
+            catalogue.delete(wire::DeleteRequest { name: name.to_owned() }).await
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// All journals, by name, as the first node to answer knows them.
+    pub async fn list(&self) -> Result<Vec<JournalInfo>, Error> {
+        let reply = self
+            .ask_catalogue(Repeat::Always, |mut catalogue| async move { catalogue.list(wire::ListRequest {}).await })
+            .await?;
+        let mut journals =
+            reply.journals.into_iter().map(|journal| journal_info(Some(journal))).collect::<Result<Vec<_>, _>>()?;
+        journals.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(journals)
+    }
+
+    /// Sets how many bytes a journal may take on each node's disk; 0 takes the limit away.
+    pub async fn set_quota(&self, name: &JournalName, quota_bytes: u64) -> Result<JournalInfo, Error> {
+        let name = name.as_str();
+        let reply = self
+            .ask_catalogue(Repeat::Always, |mut catalogue| async move {
+                let name = name.to_owned();
+                catalogue.set_quota(wire::SetQuotaRequest { name, quota_bytes }).await
+            })
+            .await?;
+        journal_info(reply.journal)
+    }
+
+    // ---- the cluster -----------------------------------------------------------------------
+
+    /// What the node at this address says of itself.
+    pub async fn status(&self, address: &str) -> Result<NodeStatus, Error> {
+        let mut cluster = self.nodes.cluster(address)?;
+        let timeout = self.settings.attempt_timeout;
+        match tokio::time::timeout(timeout, cluster.status(wire::StatusRequest {})).await {
+            Ok(Ok(status)) => Ok(status.into_inner()),
+            Ok(Err(status)) => Err(error_of_status(&status)),
+            Err(_) => Err(Error::Unavailable(format!("no answer in {timeout:?}"))),
+        }
+    }
+
+    /// What all nodes say of themselves, by address: those configured, and those they know of.
+    pub async fn status_of_all(&self) -> BTreeMap<String, Result<NodeStatus, Error>> {
+        let mut all = BTreeMap::new();
+        let mut to_ask = self.nodes.addresses();
+        while !to_ask.is_empty() {
+            let asked = join_all(to_ask.iter().map(|address| self.status(address))).await;
+            all.extend(to_ask.drain(..).zip(asked));
+            let members = all.values().flatten().flat_map(|status| &status.members);
+            to_ask = members
+                .map(|member| &member.address)
+                .filter(|address| !address.is_empty() && !all.contains_key(*address))
+                .cloned()
+                .collect();
+            to_ask.sort();
+            to_ask.dedup();
+        }
+        all
+    }
+
+    /// Asks for a change of members, which is then carried out by the cluster itself. Answers the
+    /// node that it is about, and what will happen, in words.
+    pub async fn change_members(&self, change: Change) -> Result<(NodeId, String), Error> {
+        let request = wire::ChangeMembersRequest { change: Some(change.into()) };
+        let reply = self
+            .ask_cluster(None, Repeat::IfNothingHappened, |mut cluster| {
+                let request = request.clone();
+                async move { cluster.change_members(request).await }
+            })
+            .await?;
+        Ok((NodeId(reply.node_id), reply.message))
+    }
+
+    /// Moves the leadership of one journal, to a node or to the healthiest.
+    pub async fn transfer_leader(&self, journal: JournalId, to: Option<NodeId>) -> Result<Vec<String>, Error> {
+        let request = transfer(journal, to);
+        let transferred = self.ask_cluster(None, Repeat::IfNothingHappened, |mut cluster| async move {
+            cluster.transfer_leader(request).await
+        });
+        Ok(transferred.await?.moved)
+    }
+
+    /// Moves every leadership that the node at this address holds.
+    pub async fn transfer_all_leaders(&self, address: &str, to: Option<NodeId>) -> Result<Vec<String>, Error> {
+        let request = transfer(JournalId::SYSTEM, to);
+        let transferred = self.ask_cluster(Some(address), Repeat::IfNothingHappened, |mut cluster| async move {
+            cluster.transfer_leader(request).await
+        });
+        Ok(transferred.await?.moved)
+    }
+
+    // ---- finding who answers ---------------------------------------------------------------
+
+    async fn ask_catalogue<T, F>(
+        &self,
+        repeat: Repeat,
+        call: impl Fn(CatalogueClient<Channel>) -> F + Send + Sync,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        self.ask(None, repeat, |address| Ok(call(self.nodes.catalogue(address)?))).await
+    }
+
+    async fn ask_cluster<T, F>(
+        &self,
+        only: Option<&str>,
+        repeat: Repeat,
+        call: impl Fn(ClusterClient<Channel>) -> F + Send + Sync,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        self.ask(only, repeat, |address| Ok(call(self.nodes.cluster(address)?))).await
+    }
+
+    /// Asks one node, or node after node by the hints that they give.
+    async fn ask<T, F>(
+        &self,
+        only: Option<&str>,
+        repeat: Repeat,
+        call: impl Fn(&str) -> Result<F, Error> + Send,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        let deadline = Instant::now() + self.settings.patience;
+        let mut pause = Pause::new();
+        let mut hint = only.map(str::to_owned);
+        let mut turns = self.nodes.addresses().into_iter().cycle();
+        loop {
+            let hinted = hint.take();
+            let address = match only {
+                Some(only) => only.to_owned(),
+                None => hinted.clone().or_else(|| turns.next()).expect("some node is configured"),
+            };
+            let timeout = self.settings.admin_timeout;
+            let (error, nothing_happened) = match tokio::time::timeout(timeout, call(&address)?).await {
+                Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                Ok(Err(status)) => (error_of_status(&status), never_sent(&status)),
+                Err(_) => (Error::Unavailable(format!("{address}: no answer in {timeout:?}")), false),
+            };
+            let again = match &error {
+                Error::Refused(refusal) => {
+                    hint = refusal.leader.clone().filter(|leader| *leader != address);
+                    refusal.reason.is_of_the_node()
+                }
+                Error::Unavailable(_) => nothing_happened || repeat == Repeat::Always,
+                Error::Protocol(_) => false,
+            };
+            // A hint that leads from one hint to the next is not followed in a tight loop.
+            let at_once = hint.is_some() && hinted.is_none();
+            let wait = if at_once { Default::default() } else { pause.take() };
+            if !again || Instant::now() + wait >= deadline {
+                return Err(error);
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+/// When a call may be sent again that was not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Repeat {
+    /// Doing it twice is doing it once.
+    Always,
+    IfNothingHappened,
+}
+
+fn transfer(journal: JournalId, to: Option<NodeId>) -> wire::TransferLeaderRequest {
+    wire::TransferLeaderRequest { journal_id: journal.0, to_node: to.map_or(0, |node| node.0) }
+}
+
+fn journal_info(journal: Option<wire::JournalInfo>) -> Result<JournalInfo, Error> {
+    let journal = journal.ok_or_else(|| Error::Protocol("a reply without its journal".into()))?;
+    let policy = match journal.policy() {
+        wire::TrimPolicy::Free => TrimPolicy::Free,
+        wire::TrimPolicy::Checkpointed => TrimPolicy::Checkpointed,
+        wire::TrimPolicy::Unspecified => {
+            return Err(Error::Protocol(format!("{} has no known trim policy", journal.name)));
+        }
+    };
+    Ok(JournalInfo { id: JournalId(journal.id), name: journal.name, policy, quota_bytes: journal.quota_bytes })
+}
+
+impl From<TrimPolicy> for wire::TrimPolicy {
+    fn from(policy: TrimPolicy) -> wire::TrimPolicy {
+        match policy {
+            TrimPolicy::Free => wire::TrimPolicy::Free,
+            TrimPolicy::Checkpointed => wire::TrimPolicy::Checkpointed,
+        }
+    }
+}
+
+impl From<Change> for change::Change {
+    fn from(change: Change) -> change::Change {
+        match change {
+            Change::AddLearner { address } => change::Change::AddLearner(address),
+            Change::Promote { node } => change::Change::Promote(node.0),
+            Change::Remove { node } => change::Change::Remove(node.0),
+            Change::Replace { old, new_address } => {
+                change::Change::Replace(wire::ReplaceMember { old_node: old.0, new_address })
+            }
+            Change::SetAddress { node, address } => {
+                change::Change::SetAddress(wire::SetAddress { node_id: node.0, address })
+            }
+        }
+    }
+}
