@@ -8,7 +8,7 @@ use std::sync::Arc;
 use journal_server::segment::fault_disk::FaultDisk;
 use journal_server::segment::fs::Fs;
 use journal_server::segment::{
-    self, Done, Ids, Keeper, Kind, Log, LogEntry, LogId, Opened, Options, Report, Step, Version, Vote, Writer,
+    self, Done, Ids, Keeper, Kind, Log, LogEntry, LogId, Opened, Options, Plan, Report, Step, Version, Vote, Writer,
 };
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
@@ -31,6 +31,12 @@ pub struct Machine {
     /// Makes the entries of this machine unlike those of others.
     salt: u64,
     running: Option<Running>,
+    /// So many acts were answered before the last plan that wrote anything: whatever single frame is
+    /// damaged, another one proves that they were synced.
+    pub proven: usize,
+    /// The disk before that plan, if it is to be kept.
+    pub before_last: Option<FaultDisk>,
+    pub keep_before: bool,
 }
 
 pub struct Running {
@@ -86,6 +92,9 @@ impl Machine {
             view,
             salt: rng.next_u64(),
             running: None,
+            proven: 0,
+            before_last: None,
+            keep_before: false,
         }
     }
 
@@ -132,6 +141,9 @@ impl Machine {
             view: self.view,
             salt: self.salt,
             running: None,
+            proven: 0,
+            before_last: None,
+            keep_before: false,
         }
     }
 
@@ -267,6 +279,7 @@ impl Machine {
         if rng.random_bool(0.1) {
             self.keep();
         }
+        self.note_plan(&plan);
         let result = self.running().writer.perform(&plan);
         while rng.random_bool(0.2) {
             self.act(rng);
@@ -287,11 +300,8 @@ impl Machine {
     /// The writer takes turns until nothing is left to do.
     pub fn settle(&mut self) -> Result<(), String> {
         while let Step::Write(plan) = self.running().writer.take() {
-            let running = self.running();
-            let result = running.writer.perform(&plan);
-            running.writer.done(plan, result);
+            self.perform(plan)?;
         }
-        self.note_answers()?;
         if self.is_failed() { self.check_latched() } else { Ok(()) }
     }
 
@@ -302,10 +312,26 @@ impl Machine {
         if let Step::Idle { mark_due: true } = running.writer.take()
             && let Some(plan) = running.writer.mark()
         {
-            let result = running.writer.perform(&plan);
-            running.writer.done(plan, result);
+            self.perform(plan)?;
         }
         Ok(())
+    }
+
+    fn perform(&mut self, plan: Plan) -> Result<(), String> {
+        self.note_plan(&plan);
+        let running = self.running();
+        let result = running.writer.perform(&plan);
+        running.writer.done(plan, result);
+        self.note_answers()
+    }
+
+    fn note_plan(&mut self, plan: &Plan) {
+        if plan.bytes() > 0 {
+            self.proven = self.oracle.answered();
+            if self.keep_before {
+                self.before_last = Some(self.disk.fork());
+            }
+        }
     }
 
     /// Closes the log as a process does that is asked to stop. Without an error everything asked is
