@@ -151,6 +151,10 @@ impl Machine {
         self.running.as_mut().expect("a process runs")
     }
 
+    pub fn runs(&self) -> bool {
+        self.running.is_some()
+    }
+
     pub fn is_failed(&mut self) -> bool {
         self.running().log.failed().is_some()
     }
