@@ -56,7 +56,7 @@ fn call() -> impl Strategy<Value = Call> {
         1 => Just(Call::List),
         6 => (name(), offset(), prop::collection::vec(part, 0..5))
             .prop_map(|(name, offset, parts)| Call::Write { name, offset, parts }),
-        4 => (name(), offset(), 0..9000usize)
+        4 => (name(), offset(), prop_oneof![0..9000usize, 0..4usize])
             .prop_map(|(name, offset, len)| Call::Read { name, offset, len }),
         1 => name().prop_map(Call::Sync),
         1 => name().prop_map(Call::Len),

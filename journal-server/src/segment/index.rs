@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::format::Place;
 use super::fs::File;
+use super::types::LogId;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Segment {
@@ -32,6 +33,10 @@ pub(crate) struct Index {
     /// By position; segments never fall along it.
     spots: VecDeque<Spot>,
     segments: BTreeMap<u64, Segment>,
+    /// Purge mark and last position of the log *as written*: what was asked for and not synced yet
+    /// may be undone by a crash, and then needs the segments that it did not need.
+    purged: Option<u64>,
+    last: Option<u64>,
 }
 
 /// A stretch of a segment to walk for positions in `[from, limit)`.
@@ -80,9 +85,16 @@ impl Index {
         Some(Stretch { segment, offset: spot.place.offset, limit })
     }
 
-    /// Takes out the oldest segment if nothing in it is needed once everything up to `purged` is
-    /// gone. The segment being written is always needed: it holds the state.
-    pub(crate) fn take_purged(&mut self, purged: u64, last: Option<u64>) -> Option<Segment> {
+    /// What of the log is synced, with the places added and cut before.
+    pub(crate) fn set_written(&mut self, purged: Option<LogId>, last: Option<LogId>) {
+        self.purged = purged.map(|id| id.position);
+        self.last = last.map(|id| id.position);
+    }
+
+    /// Takes out the oldest segment if nothing in it is needed once the purge mark is where it is
+    /// written to be. The segment being written is always needed: it holds the state.
+    pub(crate) fn take_purged(&mut self) -> Option<Segment> {
+        let purged = self.purged?;
         if self.segments.len() < 2 {
             return None;
         }
@@ -90,7 +102,7 @@ impl Index {
         let following = self.spots.iter().find(|spot| spot.segment > oldest);
         let needed = match following {
             Some(spot) => spot.place.position > purged + 1,
-            None => last.is_some_and(|last| last > purged),
+            None => self.last.is_some_and(|last| last > purged),
         };
         if needed {
             return None;

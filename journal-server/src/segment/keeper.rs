@@ -22,21 +22,25 @@ impl Keeper {
         Keeper { shared }
     }
 
-    /// Does what is due. An error leaves everything as usable as before; it is worth another try.
+    /// Does what is due. A full disk leaves everything as usable as before and is worth another try;
+    /// any other error is the disk's end, as it is for the writer.
     pub fn step(&mut self) -> io::Result<()> {
-        self.remove_purged()?;
-        self.prepare_spare()
+        if self.shared.state.lock().failed.is_some() {
+            return Ok(());
+        }
+        let done = self.remove_purged().and_then(|()| self.prepare_spare());
+        if let Err(error) = &done
+            && !is_full(error)
+        {
+            self.shared.fail(&error.to_string());
+        }
+        done
     }
 
     /// Unlinks, oldest first, what nothing needs once the *durable* purge mark is reached.
     fn remove_purged(&mut self) -> io::Result<()> {
         loop {
-            let (purged, last) = {
-                let state = self.shared.state.lock();
-                (state.purged_durable, state.durable)
-            };
-            let Some(purged) = purged else { return Ok(()) };
-            let oldest = self.shared.index.write().take_purged(purged.position, last.map(|id| id.position));
+            let oldest = self.shared.index.write().take_purged();
             let Some(segment) = oldest else { return Ok(()) };
             let shelf = &self.shared.shelf;
             shelf.fs.unlink(&segment.path)?;
@@ -46,7 +50,7 @@ impl Keeper {
     }
 
     fn prepare_spare(&mut self) -> io::Result<()> {
-        if self.shared.shelf.has_spare() || self.shared.state.lock().failed.is_some() {
+        if self.shared.shelf.has_spare() {
             return Ok(());
         }
         let next = self.shared.index.read().segments().next_back().map_or(1, |active| active.number + 1);
@@ -54,7 +58,11 @@ impl Keeper {
     }
 
     fn complain(&self, error: &io::Error) {
-        tracing::warn!(journal = self.shared.ids.group, %error, "segments could not be looked after; trying again");
+        let journal = self.shared.ids.group;
+        match is_full(error) {
+            true => tracing::warn!(journal, %error, "no room for the next segment; trying again"),
+            false => tracing::error!(journal, %error, "looking after the segments failed"),
+        }
     }
 
     /// True: stop.
@@ -74,6 +82,10 @@ impl Keeper {
         bell.rung = false;
         bell.stop
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// The keeper on a thread of its own, until the log is closed.

@@ -108,38 +108,56 @@ impl Outline {
         !self.runs.is_empty() && self.last.is_some_and(|last| last.position >= position)
     }
 
-    /// While recovering: removes every position from `first_removed` on, which may lie below what is
-    /// known; the log then goes on after `before`.
-    pub(crate) fn cut_or_reset(&mut self, first_removed: u64, before: Option<LogId>) {
-        if first_removed <= self.first_position() && next_position(self.last) > first_removed {
-            let base = before.filter(|before| before.position + 1 == first_removed);
-            let unknown = first_removed.checked_sub(1).map(|position| LogId::new(0, position));
-            *self = Outline::starting_after(base.or(unknown));
-        } else {
-            self.cut(first_removed);
+    /// While recovering: the log below the oldest segment, of which nothing but its last id and the
+    /// purge mark is known. Until [`Outline::is_complete`] says so, `last` may lie above `purged` with
+    /// no run between them.
+    pub(crate) fn unknown_upto(last: Option<LogId>, purged: Option<LogId>) -> Self {
+        Outline { purged, runs: Vec::new(), last }
+    }
+
+    /// While recovering: removes every position from `first_removed` on, known or not; the log then
+    /// goes on after `before`.
+    pub(crate) fn cut_after(&mut self, first_removed: u64, before: Option<LogId>) {
+        if next_position(self.last) <= first_removed {
+            return;
         }
+        let keep = self.runs.partition_point(|run| run.position < first_removed);
+        self.runs.truncate(keep);
+        self.last = match self.runs.last() {
+            Some(run) => Some(LogId::new(run.term, first_removed - 1)),
+            None => before,
+        };
     }
 
     /// While recovering: the purge mark, wherever it lies.
     pub(crate) fn mark_purged(&mut self, mark: LogId) {
-        if self.contains(mark) {
-            return self.purge(mark);
+        let last = self.last.filter(|last| last.position > mark.position);
+        if !self.runs.is_empty() && self.contains(mark) {
+            self.purge(mark);
         }
-        if next_position(self.last) <= mark.position + 1 {
-            return self.reset(Some(mark));
-        }
-        if mark.position < self.first_position() {
-            self.purged = Some(mark);
+        // Above the mark nothing may be known but the last id.
+        self.purged = Some(mark);
+        self.last = last.or(Some(mark));
+        if last.is_none() {
+            self.runs.clear();
         }
     }
 
     /// While recovering: what a footer says of the end of its segment.
     pub(crate) fn settle(&mut self, last: Option<LogId>, purged: Option<LogId>) {
+        if self.runs.is_empty() {
+            self.last = last;
+        }
         if let Some(mark) = purged {
             self.mark_purged(mark);
         }
-        if self.runs.is_empty() {
-            self.last = last;
+    }
+
+    /// Whether every position above the purge mark is known.
+    pub(crate) fn is_complete(&self) -> bool {
+        match self.runs.first() {
+            Some(first) => first.position <= next_position(self.purged),
+            None => self.last == self.purged,
         }
     }
 

@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::format::{EntryRecord, FRAME_HEADER_BYTES, FrameHeader, FrameKind, chain_after, decode_table, table_bytes};
+use super::format::{
+    BLOCK, DOUBLE_PAYLOAD_MAX, EntryRecord, FRAME_HEADER_BYTES, FrameHeader, FrameKind, chain_after, decode_table,
+    second_copy_offset, table_bytes,
+};
 use super::fs::File;
 use super::index::{Segment, Stretch};
 use super::log::Shared;
@@ -97,6 +100,23 @@ pub(crate) fn frame_at(window: &mut Window, ids: &Ids, segment: u64, offset: u64
     })
 }
 
+/// Where to go on behind a frame that cannot be read, if its second copy can.
+pub(crate) fn end_by_copy(window: &mut Window, ids: &Ids, segment: u64, offset: u64) -> io::Result<Option<u64>> {
+    let reach = offset + 2 * BLOCK + DOUBLE_PAYLOAD_MAX as u64;
+    let mut at = second_copy_offset(offset, FRAME_HEADER_BYTES as u64);
+    while at < reach {
+        let head = window.get(at, FRAME_HEADER_BYTES as u64)?;
+        if head.len() < FRAME_HEADER_BYTES {
+            return Ok(None);
+        }
+        match FrameHeader::decode(&head, ids, segment, at) {
+            Some(header) if header.copy && header.twin == offset => return Ok(Some(header.end())),
+            _ => at += BLOCK,
+        }
+    }
+    Ok(None)
+}
+
 /// The part of the log that may be asked for, and what of it is in memory.
 struct Bounds {
     purged: Option<LogId>,
@@ -171,9 +191,9 @@ fn read_disk(
     let mut offset = offset;
     let budget = max_bytes.saturating_sub(*bytes) as u64 + shared.options.index_step_bytes;
     let mut window = Window::new(segment.file.clone(), segment.end, budget.clamp(16 << 10, PIECE_BYTES));
+    let reading = || Error::io(format!("reading {}", segment.path.display()));
     while at < stop && offset < segment.end {
-        let found = frame_at(&mut window, &shared.ids, segment.number, offset)
-            .map_err(Error::io(format!("reading {}", segment.path.display())))?;
+        let found = frame_at(&mut window, &shared.ids, segment.number, offset).map_err(reading())?;
         match found {
             Found::Other(header) => offset = header.end(),
             Found::Entries(frame) => {
@@ -190,7 +210,10 @@ fn read_disk(
                     out.push(entry);
                 }
             }
-            Found::Bad => return Err(damage(shared, &segment, at)),
+            Found::Bad => match end_by_copy(&mut window, &shared.ids, segment.number, offset).map_err(reading())? {
+                Some(end) => offset = end,
+                None => return Err(damage(shared, &segment, at)),
+            },
         }
     }
     Ok(*bytes >= max_bytes)
@@ -226,12 +249,15 @@ pub(crate) fn chain_at(shared: &Shared, position: u64) -> Result<u64, Error> {
         return Err(not_there());
     }
     let mut window = Window::new(segment.file.clone(), segment.end, 64 << 10);
+    let reading = || Error::io(format!("reading {}", segment.path.display()));
     while offset < segment.end {
-        let found = frame_at(&mut window, &shared.ids, segment.number, offset)
-            .map_err(Error::io(format!("reading {}", segment.path.display())))?;
+        let found = frame_at(&mut window, &shared.ids, segment.number, offset).map_err(reading())?;
         match found {
             Found::Other(header) => offset = header.end(),
-            Found::Bad => return Err(damage(shared, &segment, position)),
+            Found::Bad => match end_by_copy(&mut window, &shared.ids, segment.number, offset).map_err(reading())? {
+                Some(end) => offset = end,
+                None => return Err(damage(shared, &segment, position)),
+            },
             Found::Entries(frame) => {
                 offset = frame.header.end();
                 let first = frame.header.first();

@@ -75,16 +75,15 @@ impl Damaged {
 /// Opens the journal in `dir`, making it if it is not there (and [`Options::create`] allows).
 pub fn open(fs: Arc<dyn Fs>, dir: &Path, ids: Ids, options: Options) -> Result<Opened, Error> {
     let files = find(fs.as_ref(), dir, &options)?;
-    let mut scan = Scan::new(ids);
+    let mut scan = Scan::new(ids, options.index_step_bytes);
     let begun = begun(fs.as_ref(), dir, &ids, files)?;
     for (i, file) in begun.files.iter().enumerate() {
-        let following = i + 1 < begun.files.len();
-        if let Some(hole) = scan.segment(file, following)? {
+        if let Some(hole) = scan.segment(file, begun.files.get(i + 1))? {
             let damaged = Damaged { holes: vec![hole], vote: scan.registers.vote };
             return Ok(Opened::Damaged(damaged));
         }
     }
-    scan.settle();
+    scan.settle(dir)?;
     start(fs, dir, ids, options, scan, begun.unused)
 }
 
@@ -126,34 +125,40 @@ fn find(fs: &dyn Fs, dir: &Path, options: &Options) -> Result<Vec<(u64, PathBuf)
 /// Tells begun segments from a spare, after syncing whatever may hold unsynced bytes.
 fn begun(fs: &dyn Fs, dir: &Path, ids: &Ids, files: Vec<(u64, PathBuf)>) -> Result<Files, Error> {
     fs.sync_dir(dir).map_err(Error::io(format!("syncing {}", dir.display())))?;
-    let count = files.len();
+    let mut opened = Vec::with_capacity(files.len());
+    for (number, path) in files {
+        let file = fs.open(&path).map_err(Error::io(format!("opening {}", path.display())))?;
+        let file_bytes = file.len().map_err(Error::io(format!("reading {}", path.display())))?;
+        opened.push((number, path, file, file_bytes));
+    }
+    // What lies before the last segment that was begun is sealed and was synced before that one's
+    // header was written. All after it may hold unsynced bytes; one plan may begin several segments.
+    let last_begun = opened.iter().rposition(|(_, _, file, bytes)| read_header(file.as_ref(), *bytes).is_ok());
+    let maybe_unsynced = last_begun.unwrap_or(0).saturating_sub(1);
     let mut begun: Vec<Begun> = Vec::new();
     let mut unused = None;
-    for (i, (number, path)) in files.into_iter().enumerate() {
+    for (i, (number, path, file, file_bytes)) in opened.into_iter().enumerate() {
         let io = |what: &str| Error::io(format!("{what} {}", path.display()));
         let invalid = |why: String| Error::Invalid { path: path.clone(), why };
-        let file = fs.open(&path).map_err(io("opening"))?;
-        // The last two may be unsealed, and a spare may follow them.
-        if i + 3 >= count {
+        if i >= maybe_unsynced {
             file.sync().map_err(io("syncing"))?;
             file.drop_cache().map_err(io("dropping the cache of"))?;
         }
-        let file_bytes = file.len().map_err(io("reading"))?;
         match read_header(file.as_ref(), file_bytes) {
             Ok(header) if header.ids != *ids || header.number != number => {
                 return Err(invalid("it belongs to another journal, node or cluster".into()));
             }
+            Ok(_) if unused.is_some() => {
+                return Err(invalid("the header of a segment before it cannot be read".into()));
+            }
             Ok(_) => {
-                if begun.last().is_some_and(|last| last.number + 1 != number) || unused.is_some() {
+                if begun.last().is_some_and(|last| last.number + 1 != number) {
                     return Err(invalid("the segment before it is missing".into()));
                 }
                 begun.push(Begun { number, path, file, file_bytes });
             }
             Err(BadHeader::Version(version)) => {
                 return Err(invalid(format!("its format is version {version}, which this build does not know")));
-            }
-            Err(BadHeader::Damaged) if i + 1 < count => {
-                return Err(invalid("its header cannot be read".into()));
             }
             Err(BadHeader::Damaged) => {
                 if let Some(frame) = next_frame(&file, file_bytes, ids, number, DATA_START, 0)?
@@ -162,6 +167,10 @@ fn begun(fs: &dyn Fs, dir: &Path, ids: &Ids, files: Vec<(u64, PathBuf)>) -> Resu
                     return Err(invalid("its header cannot be read, but frames behind it were synced".into()));
                 }
                 // Never begun, or torn while it was: nothing of it was ever acknowledged.
+                if unused.is_some() {
+                    fs.unlink(&path).map_err(io("removing"))?;
+                    continue;
+                }
                 let written = dirty_end(&file, file_bytes).map_err(io("reading"))?;
                 if written > 0 {
                     zero(file.as_ref(), 0, written).map_err(io("clearing"))?;
@@ -237,6 +246,7 @@ fn next_frame(
 /// The stream read so far.
 struct Scan {
     ids: Ids,
+    index_step_bytes: u64,
     registers: Registers,
     index: Index,
     report: Report,
@@ -257,13 +267,16 @@ struct Tail {
     truncated_low: u64,
     versions: u32,
     places: SealIndex,
+    /// The next entries must be found without walking over what was removed before them.
+    place_due: bool,
     opened_upto: u64,
 }
 
 impl Scan {
-    fn new(ids: Ids) -> Self {
+    fn new(ids: Ids, index_step_bytes: u64) -> Self {
         Scan {
             ids,
+            index_step_bytes,
             registers: Registers { chain_at_purge: Some(0), ..Registers::default() },
             index: Index::default(),
             report: Report::default(),
@@ -272,9 +285,10 @@ impl Scan {
         }
     }
 
-    /// Reads one segment: by its footer if it is sealed and another follows, else frame by frame.
-    /// A hole ends it.
-    fn segment(&mut self, begun: &Begun, following: bool) -> Result<Option<Hole>, Error> {
+    /// Reads one segment: by its footer if it is sealed and the next one opens with all that a footer
+    /// does not tell (versions, the chain at the purge mark), else frame by frame. A hole ends it.
+    fn segment(&mut self, begun: &Begun, next: Option<&Begun>) -> Result<Option<Hole>, Error> {
+        let following = next.is_some();
         self.report.segments += 1;
         self.index.add_segment(Segment {
             number: begun.number,
@@ -284,7 +298,10 @@ impl Scan {
             file_bytes: begun.file_bytes,
             sealed: false,
         });
-        if following && self.by_footer(begun)? {
+        if let Some(next) = next
+            && self.first_state(next)?.is_some()
+            && self.by_footer(begun)?
+        {
             return Ok(None);
         }
         self.by_frames(begun, following)
@@ -306,12 +323,12 @@ impl Scan {
         }
         let Some(places) = SealIndex::decode(&payload) else { return Ok(false) };
         // The first frame says where this segment begins, if it is the oldest.
-        if !self.first_state(begun, &mut window)? {
-            return Ok(false);
-        }
+        let Some((state, versions)) = self.first_state(begun)? else { return Ok(false) };
+        self.state(&state, versions);
         let outline = &mut self.registers.outline;
         if seal.truncations > 0 {
-            outline.cut_or_reset(seal.truncated_low, seal.purged);
+            // Whatever follows is told below: by the runs, or as the last id.
+            outline.cut_after(seal.truncated_low, None);
             self.index.cut(seal.truncated_low);
         }
         for (i, first) in places.runs.iter().enumerate() {
@@ -337,20 +354,19 @@ impl Scan {
         Ok(true)
     }
 
-    /// Takes over what the first State frame of a segment says. False: it cannot be read.
-    fn first_state(&mut self, begun: &Begun, window: &mut Window) -> Result<bool, Error> {
+    /// The State frame that opens a segment and the versions in it, if its first copy is whole.
+    fn first_state(&self, begun: &Begun) -> Result<Option<(FrameHeader, Vec<Version>)>, Error> {
         let reading = |error| Error::Io { what: format!("reading {}", begun.path.display()), source: error };
+        let mut window = Window::new(begun.file.clone(), begun.file_bytes, 64 << 10);
         let head = window.get(DATA_START, FRAME_HEADER_BYTES as u64).map_err(reading)?;
         let header = FrameHeader::decode(&head, &self.ids, begun.number, DATA_START);
-        let Some(header) = header.filter(|header| header.kind == FrameKind::State) else { return Ok(false) };
+        let Some(header) = header.filter(|header| header.kind == FrameKind::State) else { return Ok(None) };
         let payload =
             window.get(DATA_START + FRAME_HEADER_BYTES as u64, u64::from(header.payload_len)).map_err(reading)?;
         if payload.len() != header.payload_len as usize || crc32fast::hash(&payload) != header.payload_crc {
-            return Ok(false);
+            return Ok(None);
         }
-        let Some(versions) = decode_versions(&payload) else { return Ok(false) };
-        self.state(&header, versions);
-        Ok(true)
+        Ok(decode_versions(&payload).map(|versions| (header, versions)))
     }
 
     fn by_frames(&mut self, begun: &Begun, following: bool) -> Result<Option<Hole>, Error> {
@@ -365,6 +381,7 @@ impl Scan {
             truncated_low: NOT_TRUNCATED,
             versions: 0,
             places: SealIndex::default(),
+            place_due: true,
             opened_upto: DATA_START,
         };
         let mut window = Window::new(begun.file.clone(), begun.file_bytes, 1 << 20);
@@ -509,8 +526,8 @@ impl Scan {
         self.run = self.run.max(header.run);
         let first = header.offset == DATA_START || (header.copy && header.twin == DATA_START);
         if self.report.segments == 1 && first {
-            // The oldest segment: what lay below is purged, or about to be.
-            self.registers.outline = Outline::starting_after(header.last.or(header.purged));
+            // The oldest segment: what lay below is purged, perhaps only by a later frame.
+            self.registers.outline = Outline::unknown_upto(header.last, header.purged);
         }
         self.registers.versions = Versions::new(versions);
         self.registers.chain = header.chain;
@@ -537,9 +554,11 @@ impl Scan {
                     // Checked against `last` when it was read; a term that falls is a bug of the writer.
                     tracing::error!(journal = self.ids.group, at = %first, "an entry's term is below its predecessor's");
                 }
-                let far = tail.places.places.last().is_none_or(|place| header.offset - place.offset >= (64 << 10));
-                if far || tail.places.places.last().is_some_and(|place| place.position >= first.position) {
+                let last = tail.places.places.last();
+                let far = last.is_none_or(|place| header.offset - place.offset >= self.index_step_bytes);
+                if far || tail.place_due {
                     tail.places.places.push(Place { position: first.position, offset: header.offset });
+                    tail.place_due = false;
                 }
                 if tail.places.runs.last().is_none_or(|run| run.term != first.term) {
                     tail.places.runs.push(first);
@@ -558,7 +577,7 @@ impl Scan {
                     }
                     FrameKind::Truncate => {
                         let first_removed = next_position(at);
-                        self.registers.outline.cut_or_reset(first_removed, at);
+                        self.registers.outline.cut_after(first_removed, at);
                         self.registers.versions.cut(first_removed);
                         self.registers.chain = header.aux.unwrap_or(0);
                         self.cut(tail, first_removed);
@@ -614,16 +633,26 @@ impl Scan {
         tail.truncated_low = tail.truncated_low.min(first_removed);
         tail.places.places.retain(|place| place.position < first_removed);
         tail.places.runs.retain(|run| run.position < first_removed);
+        tail.place_due = true;
         self.index.cut(first_removed);
     }
 
     /// Drops, never clamps, what names an id that is not exactly in the log.
-    fn settle(&mut self) {
+    fn settle(&mut self, dir: &Path) -> Result<(), Error> {
         let outline = &self.registers.outline;
+        if !outline.is_complete() {
+            let why = format!(
+                "positions above the purge mark {:?} are in no segment; the log ends at {:?}",
+                outline.purged(),
+                outline.last()
+            );
+            return Err(Error::Invalid { path: dir.to_owned(), why });
+        }
         let known = |id: &LogId| outline.contains(*id);
         self.registers.committed = self.registers.committed.filter(known);
         self.registers.applied = self.registers.applied.filter(known);
         self.registers.versions.drop_unknown(outline);
+        Ok(())
     }
 }
 
@@ -719,6 +748,7 @@ fn start(
     for effect in sheet.effects.drain(..) {
         apply_effect(&mut index, effect);
     }
+    index.set_written(tape.registers.outline.purged(), tape.registers.outline.last());
     tape.proven = false;
 
     let registers = &tape.registers;
@@ -780,6 +810,7 @@ fn nowhere() -> Tail {
         truncated_low: NOT_TRUNCATED,
         versions: 0,
         places: SealIndex::default(),
+        place_due: true,
         opened_upto: 0,
     }
 }

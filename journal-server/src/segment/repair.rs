@@ -10,7 +10,7 @@ use std::io;
 use super::format::{FRAME_HEADER_BYTES, FrameHeader, FrameKind, decode_table, table_bytes};
 use super::index::Segment;
 use super::log::Shared;
-use super::reader::Window;
+use super::reader::{Window, end_by_copy};
 use super::types::{Error, Hole, LogEntry, LogId};
 
 /// A hole found while reading.
@@ -42,6 +42,12 @@ pub(crate) fn inspect(shared: &Shared, segment: &Segment, position: u64) -> Resu
             .get(offset, FRAME_HEADER_BYTES as u64)
             .map_err(Error::io(format!("reading {}", segment.path.display())))?;
         let Some(header) = FrameHeader::decode(&head, &shared.ids, segment.number, offset) else {
+            let by_copy = end_by_copy(&mut window, &shared.ids, segment.number, offset)
+                .map_err(Error::io(format!("reading {}", segment.path.display())))?;
+            if let Some(end) = by_copy {
+                offset = end;
+                continue;
+            }
             // The header itself is gone: how far the hole reaches is not known from here.
             break Hole {
                 first: position,

@@ -172,6 +172,12 @@ impl Writer {
 
     /// Reports what became of a plan: its entries are durable, or nothing ever will be again.
     pub fn done(&mut self, plan: Plan, result: io::Result<()>) {
+        // Once something has failed nothing is called durable any more, whoever it failed for.
+        let failed_before = self.shared.state.lock().failed.clone();
+        let result = match failed_before {
+            Some(why) => Err(io::Error::other(why.to_string())),
+            None => result,
+        };
         if let Err(error) = result {
             let why = error.to_string();
             tracing::error!(journal = self.shared.ids.group, error = why, "writing a segment failed");
@@ -194,6 +200,7 @@ impl Writer {
             if rotated {
                 self.shared.metrics.disk_bytes.set(index.disk_bytes() as f64);
             }
+            index.set_written(purged, last);
         }
         let purge_moved = {
             let mut state = self.shared.state.lock();
@@ -229,35 +236,37 @@ impl Writer {
         let mut oldest: Option<Instant> = None;
         let mut planned = Ok(());
         for item in items {
+            // After a failure nothing more is laid out, but all must hear of it.
+            let tape = planned.is_ok().then_some(&mut self.tape);
+            let sheet = &mut plan.sheet;
             let step = match item {
                 Item::Entries { entries, done, asked } => {
                     oldest.get_or_insert(asked);
                     plan.answers.push(Answer::Append(done));
-                    entries.into_iter().try_for_each(|entry| self.tape.push(&mut plan.sheet, entry))
+                    tape.map(|tape| entries.into_iter().try_for_each(|entry| tape.push(sheet, entry)))
                 }
                 Item::Vote { vote, done } => {
                     plan.answers.push(Answer::Other(done));
-                    self.tape.vote(&mut plan.sheet, vote)
+                    tape.map(|tape| tape.vote(sheet, vote))
                 }
-                Item::Truncate(last) => self.tape.truncate(&mut plan.sheet, last),
-                Item::Purge(upto) => self.tape.purge(&mut plan.sheet, upto),
-                Item::Version(version) => self.tape.version(&mut plan.sheet, version),
+                Item::Truncate(last) => tape.map(|tape| tape.truncate(sheet, last)),
+                Item::Purge(upto) => tape.map(|tape| tape.purge(sheet, upto)),
+                Item::Version(version) => tape.map(|tape| tape.version(sheet, version)),
                 Item::Snapshot { version, chain, kept, done } => {
                     plan.answers.push(Answer::Other(done));
-                    self.tape.snapshot(&mut plan.sheet, version, chain, kept)
+                    tape.map(|tape| tape.snapshot(sheet, version, chain, kept))
                 }
-                Item::Applied(applied) => {
-                    self.tape.registers.applied = Some(applied);
+                Item::Applied(applied) => tape.map(|tape| {
+                    tape.registers.applied = Some(applied);
                     Ok(())
-                }
+                }),
                 Item::Barrier(done) => {
                     plan.answers.push(Answer::Other(done));
-                    Ok(())
+                    None
                 }
             };
-            // The answers of all items are gathered even after a failure: all must hear of it.
-            if planned.is_ok() {
-                planned = step;
+            if let Some(Err(error)) = step {
+                planned = Err(error);
             }
         }
         if closes && planned.is_ok() {
