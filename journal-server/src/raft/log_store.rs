@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::types::{self, Entry, LogId, TypeConfig, Vote};
 use crate::marks::Marks;
 use crate::offload::Offload;
-use crate::segment::Log;
+use crate::segment::{Log, LogId as SegmentId};
 
 /// One request of replication carries at most so many bytes of entries, or one entry.
 pub const REPLICATE_BYTES_MAX: usize = 1 << 20;
@@ -68,7 +68,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
             Bound::Unbounded => u64::MAX,
         };
         // openraft asks for ranges that may stick out on either side; what is not there is left out.
-        from = from.max(self.log.purged().map_or(0, |id| id.position + 1));
+        from = from.max(self.log.first_position());
         to = to.min(self.log.last().map_or(0, |id| id.position + 1));
         let mut entries = Vec::new();
         while from < to {
@@ -91,15 +91,14 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 
     async fn get_key_log_ids(&mut self, range: RangeInclusive<LogId>) -> io::Result<Vec<LogId>> {
-        // The first log id of each term in the range, and the last: known without reading.
+        // The last log id of each term in the range: known without reading.
         let (first, last) = (types::segment_id(range.start()), types::segment_id(range.end()));
-        let mut ids = vec![first];
-        let inside = |id: &crate::segment::LogId| id.position > first.position && id.position < last.position;
-        ids.extend(self.log.term_runs().into_iter().filter(inside));
-        ids.dedup_by_key(|id| id.term);
-        if last.position > first.position {
-            ids.push(last);
-        }
+        let runs = self.log.term_runs();
+        let inside = |begin: &&SegmentId| begin.position > first.position && begin.position <= last.position;
+        let ends = runs.iter().filter(inside).filter_map(|begin| self.log.log_id_at(begin.position - 1));
+        let mut ids: Vec<SegmentId> = ends.filter(|end| end.term != last.term).collect();
+        ids.push(last);
+        ids.dedup();
         Ok(ids.into_iter().map(types::log_id).collect())
     }
 }

@@ -354,6 +354,11 @@ impl Log {
         self.shared.state.lock().outline.purged()
     }
 
+    /// The lowest position that is present, or would be if there were one.
+    pub fn first_position(&self) -> u64 {
+        self.shared.state.lock().outline.first_position()
+    }
+
     /// The last entry present, or the purge mark.
     pub fn last(&self) -> Option<LogId> {
         self.shared.state.lock().outline.last()

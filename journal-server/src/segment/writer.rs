@@ -197,10 +197,10 @@ impl Writer {
             for effect in sheet.effects.drain(..) {
                 apply_effect(&mut index, effect);
             }
-            index.set_written(purged, last);
             if rotated {
                 self.shared.metrics.disk_bytes.set(index.disk_bytes() as f64);
             }
+            index.set_written(purged, last);
         }
         let purge_moved = {
             let mut state = self.shared.state.lock();

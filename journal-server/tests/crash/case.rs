@@ -98,7 +98,11 @@ pub fn fail_at_every(op: Op, errno: i32, seed: u64, view: View) -> Result<u64, S
         let mut rng = SmallRng::seed_from_u64(seed ^ skip << 8);
         let judged = stays_failed(&mut machine, &mut rng).and_then(|()| {
             machine = machine.fork();
-            if rng.random_bool(0.5) { machine.disk.kill() } else { machine.disk.crash(&mut rng) }
+            if rng.random_bool(0.5) {
+                machine.disk.kill()
+            } else {
+                machine.disk.crash(&mut rng)
+            }
             shows_what_it_keeps(&mut machine, &mut rng, &mut Tally::default())
         });
         judged.map_err(|why| format!("{why}\n{}\nseed {seed}, {fault:?}", machine.oracle.story()))?;
