@@ -50,9 +50,40 @@ fn a_flipped_bit_is_never_served_and_never_takes_what_was_synced() {
     }
 }
 
-fn flip_some(seed: u64, seen: &mut Seen) -> Result<(), String> {
-    let mut rng = SmallRng::seed_from_u64(seed);
-    let mut machine = Machine::new(&mut rng, honest);
+#[test]
+fn a_sector_that_cannot_be_read_is_reported_and_takes_nothing_that_was_synced() {
+    let (mut reported, mut whole) = (0, 0);
+    for seed in 0..150 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let machine = some_life(&mut rng).unwrap_or_else(|why| panic!("{why}\nseed {seed}"));
+        for _ in 0..10 {
+            let machine = machine.fork();
+            let (path, offset) = some_byte(&machine.disk, &mut rng);
+            let sector = offset / 512 * 512;
+            machine.disk.make_unreadable(&path, sector..sector + 512);
+            match reported_or_whole(&machine) {
+                Ok(true) => reported += 1,
+                Ok(false) => whole += 1,
+                Err(why) => panic!("{why}\n{}\nseed {seed}, {} from {sector}", machine.oracle.story(), path.display()),
+            }
+        }
+    }
+    println!("unreadable sectors: {reported} reported, {whole} where nothing was asked for");
+    assert!(reported > 100);
+}
+
+/// Opens and reads a log on a disk that cannot read some of it. False: that was not needed.
+fn reported_or_whole(machine: &Machine) -> Result<bool, String> {
+    let opened = segment::open(machine.disk.mount(), Path::new(DIR), IDS, machine.options.clone());
+    let Ok(Opened::Ready { log, .. }) = opened else { return Ok(true) };
+    let Ok(found) = read_picture(&log) else { return Ok(true) };
+    check(found == machine.oracle.asked, || format!("{found:?} is left, and nothing is reported"))?;
+    Ok(false)
+}
+
+/// A life without faults, up to a moment when nothing is under way.
+fn some_life(rng: &mut SmallRng) -> Result<Machine, String> {
+    let mut machine = Machine::new(rng, honest);
     machine.keep_before = true;
     match machine.open() {
         Ok(_) => {}
@@ -60,16 +91,21 @@ fn flip_some(seed: u64, seen: &mut Seen) -> Result<(), String> {
         Err(Shut::Wrong(why) | Shut::Refused(why)) => return Err(why),
     }
     for _ in 0..rng.random_range(5..120) {
-        machine.step(&mut rng)?;
+        machine.step(rng)?;
     }
     match rng.random_range(0..3) {
         0 => machine.settle()?,
         1 => machine.mark()?,
         _ => machine.close()?,
     }
-    let proven = machine.proven;
-    let before = machine.before_last.take();
-    machine.disk.crash_with(Loss::ALL, &mut rng);
+    machine.disk.crash_with(Loss::ALL, rng);
+    Ok(machine)
+}
+
+fn flip_some(seed: u64, seen: &mut Seen) -> Result<(), String> {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let mut machine = some_life(&mut rng)?;
+    let (proven, before) = (machine.proven, machine.before_last.take());
     for _ in 0..20 {
         let flipped = machine.fork();
         let (path, offset) = some_byte(&flipped.disk, &mut rng);
