@@ -455,7 +455,10 @@ pub async fn one_bad_entry_does_not_hurt_other_callers(journal: Arc<dyn Journal>
         let journal = &journal;
         async move {
             if number % 20 == 7 {
-                assert_rejected(&within(journal.append(wrong_checksum())).await, Reason::BadChecksum);
+                assert_rejected(
+                    &within(journal.append(wrong_checksum())).await,
+                    Reason::BadChecksum,
+                );
                 return None;
             }
             Some(append(journal, format!("entry {number}")).await)

@@ -115,9 +115,8 @@ impl Shared {
     }
 
     fn append_one(&self, state: &mut State, entry: Entry) -> Result<Position, AppendError> {
-        let rejected = |reason, message: String| {
-            Err(AppendError::Rejected(Refusal::new(reason, message)))
-        };
+        let rejected =
+            |reason, message: String| Err(AppendError::Rejected(Refusal::new(reason, message)));
         let unknown = || Err(AppendError::Unknown("as the test wished".into()));
         let (bytes, max) = (entry.payload.len(), self.entry_bytes_max);
         if bytes > max {
@@ -317,9 +316,7 @@ mod tests {
         }
         assert!(matches!(outcomes[0], Err(AppendError::Unknown(_))));
         let late = appender.append(vec![Entry::new("b")]).await.pop().unwrap().await;
-        assert!(
-            matches!(late, Err(AppendError::Rejected(r)) if r.reason == Reason::StreamEnded)
-        );
+        assert!(matches!(late, Err(AppendError::Rejected(r)) if r.reason == Reason::StreamEnded));
         assert_eq!(everything(&journal).await, [b"a"]);
     }
 
