@@ -147,3 +147,24 @@ async fn a_suffix_behind_which_something_is_unknown_is_not_sent_again_by_an_own_
         Err(AppendError::Rejected(why)) => panic!("{why}"),
     }
 }
+
+#[tokio::test]
+async fn a_move_is_understood_with_megabytes_under_way() {
+    let world = World::new(3);
+    let journal = world.journal();
+    for round in 0..6 {
+        let appender = journal.appender().await.unwrap();
+        let (from, to) = (round % 3, (round + 1) % 3);
+        // The node reads slowly, so that most of it is still in the pipes when it moves.
+        world.on_append(from, [OnAppend::Delay(Duration::from_millis(10))]);
+        world.on_append(from, [OnAppend::Move { commit: 1, to }]);
+        let payload = |n: u8| journal_client::Entry::new(vec![n; 100_000]);
+        let tickets = appender.append((0..100).map(payload).collect()).await;
+        for outcome in join_all(tickets).await {
+            outcome.unwrap();
+        }
+    }
+    let firsts: Vec<u8> = world.look(|log| log.entries.values().map(|(p, _)| p[0]).collect());
+    let expected: Vec<u8> = (0..6).flat_map(|_| 0..100).collect();
+    assert_eq!(firsts, expected);
+}
