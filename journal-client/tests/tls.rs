@@ -135,10 +135,8 @@ fn what_is_wrong_with_certificates_is_said_at_the_start() {
     let absent = Tls { ca: dir.path().join("absent.pem"), ..good.clone() };
     let empty = dir.path().join("empty.pem");
     std::fs::write(&empty, "").unwrap();
-    let mixed = Identity {
-        cert: good.identity.clone().unwrap().cert,
-        key: other.identity.unwrap().key,
-    };
+    let mixed =
+        Identity { cert: good.identity.clone().unwrap().cert, key: other.identity.unwrap().key };
     let cases = [
         (absent, "cannot read"),
         (Tls { ca: empty, ..good.clone() }, "contains no certificate"),
