@@ -1,7 +1,8 @@
 //! Compiles the protos with a compiler written in Rust: nobody needs `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let files = ["proto/journal.proto", "proto/peer.proto", "proto/state.proto"];
+    let files =
+        ["proto/journal.proto", "proto/peer.proto", "proto/state.proto", "proto/bench.proto", "proto/etcd.proto"];
     println!("cargo::rerun-if-changed=proto");
     let descriptors = protox::compile(files, ["proto"])?;
     tonic_prost_build::configure()

@@ -1,1 +1,35 @@
-fn main() {}
+//! `chaos`: clusters on this machine, for a first look, for tests and for measurements.
+
+mod commands;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "chaos", version, about = "Clusters on this machine: to try, to test, to measure")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a cluster and keep it until Ctrl-C.
+    Cluster(commands::cluster::Args),
+    /// Measure everything that has a target, and write the table.
+    Figures(commands::figures::Args),
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Cluster(args) => commands::cluster::run(args),
+        Command::Figures(args) => commands::figures::run(args),
+    };
+    match done {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chaos: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -117,25 +117,16 @@ impl Admin {
     /// All journals, by name, as the first node to answer knows them.
     pub async fn list(&self) -> Result<Vec<JournalInfo>, Error> {
         let reply = self
-            .ask_catalogue(Repeat::Always, |mut catalogue| async move {
-                catalogue.list(wire::ListRequest {}).await
-            })
+            .ask_catalogue(Repeat::Always, |mut catalogue| async move { catalogue.list(wire::ListRequest {}).await })
             .await?;
-        let mut journals = reply
-            .journals
-            .into_iter()
-            .map(|journal| journal_info(Some(journal)))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut journals =
+            reply.journals.into_iter().map(|journal| journal_info(Some(journal))).collect::<Result<Vec<_>, _>>()?;
         journals.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(journals)
     }
 
     /// Sets how many bytes a journal may take on each node's disk; 0 takes the limit away.
-    pub async fn set_quota(
-        &self,
-        name: &JournalName,
-        quota_bytes: u64,
-    ) -> Result<JournalInfo, Error> {
+    pub async fn set_quota(&self, name: &JournalName, quota_bytes: u64) -> Result<JournalInfo, Error> {
         let name = name.as_str();
         let reply = self
             .ask_catalogue(Repeat::Always, |mut catalogue| async move {
@@ -192,30 +183,20 @@ impl Admin {
     }
 
     /// Moves the leadership of one journal, to a node or to the healthiest.
-    pub async fn transfer_leader(
-        &self,
-        journal: JournalId,
-        to: Option<NodeId>,
-    ) -> Result<Vec<String>, Error> {
+    pub async fn transfer_leader(&self, journal: JournalId, to: Option<NodeId>) -> Result<Vec<String>, Error> {
         let request = transfer(journal, to);
-        let transferred =
-            self.ask_cluster(None, Repeat::IfNothingHappened, |mut cluster| async move {
-                cluster.transfer_leader(request).await
-            });
+        let transferred = self.ask_cluster(None, Repeat::IfNothingHappened, |mut cluster| async move {
+            cluster.transfer_leader(request).await
+        });
         Ok(transferred.await?.moved)
     }
 
     /// Moves every leadership that the node at this address holds.
-    pub async fn transfer_all_leaders(
-        &self,
-        address: &str,
-        to: Option<NodeId>,
-    ) -> Result<Vec<String>, Error> {
+    pub async fn transfer_all_leaders(&self, address: &str, to: Option<NodeId>) -> Result<Vec<String>, Error> {
         let request = transfer(JournalId::SYSTEM, to);
-        let transferred =
-            self.ask_cluster(Some(address), Repeat::IfNothingHappened, |mut cluster| async move {
-                cluster.transfer_leader(request).await
-            });
+        let transferred = self.ask_cluster(Some(address), Repeat::IfNothingHappened, |mut cluster| async move {
+            cluster.transfer_leader(request).await
+        });
         Ok(transferred.await?.moved)
     }
 
@@ -265,14 +246,11 @@ impl Admin {
                 None => hinted.clone().or_else(|| turns.next()).expect("some node is configured"),
             };
             let timeout = self.settings.admin_timeout;
-            let (error, nothing_happened) =
-                match tokio::time::timeout(timeout, call(&address)?).await {
-                    Ok(Ok(reply)) => return Ok(reply.into_inner()),
-                    Ok(Err(status)) => (error_of_status(&status), never_sent(&status)),
-                    Err(_) => {
-                        (Error::Unavailable(format!("{address}: no answer in {timeout:?}")), false)
-                    }
-                };
+            let (error, nothing_happened) = match tokio::time::timeout(timeout, call(&address)?).await {
+                Ok(Ok(reply)) => return Ok(reply.into_inner()),
+                Ok(Err(status)) => (error_of_status(&status), never_sent(&status)),
+                Err(_) => (Error::Unavailable(format!("{address}: no answer in {timeout:?}")), false),
+            };
             let again = match &error {
                 Error::Refused(refusal) => {
                     hint = refusal.leader.clone().filter(|leader| *leader != address);
@@ -313,12 +291,7 @@ fn journal_info(journal: Option<wire::JournalInfo>) -> Result<JournalInfo, Error
             return Err(Error::Protocol(format!("{} has no known trim policy", journal.name)));
         }
     };
-    Ok(JournalInfo {
-        id: JournalId(journal.id),
-        name: journal.name,
-        policy,
-        quota_bytes: journal.quota_bytes,
-    })
+    Ok(JournalInfo { id: JournalId(journal.id), name: journal.name, policy, quota_bytes: journal.quota_bytes })
 }
 
 impl From<TrimPolicy> for wire::TrimPolicy {

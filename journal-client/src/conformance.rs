@@ -94,8 +94,7 @@ pub async fn payloads_come_back_byte_for_byte(journal: Arc<dyn Journal>) {
     let sizes = [0, 1, 255, 4096, 70_000, (1 << 20) + 1].map(|size: usize| size.min(max));
     let mut written = Vec::new();
     for (number, size) in sizes.into_iter().enumerate() {
-        let payload: Bytes =
-            (0..size).map(|i| (i as u8).wrapping_mul(31).wrapping_add(number as u8)).collect();
+        let payload: Bytes = (0..size).map(|i| (i as u8).wrapping_mul(31).wrapping_add(number as u8)).collect();
         written.push((append(&journal, payload.clone()).await, payload));
     }
     let read = Reading::open(&journal, start).await.take(written.len()).await;
@@ -366,10 +365,7 @@ pub async fn a_trim_above_the_tail_is_refused(journal: Arc<dyn Journal>) {
     let position = append(&journal, "an entry").await;
     let tail = within(journal.check_tail()).await.expect("check_tail").tail;
     let refused = within(journal.trim(Position(tail.0 + 10))).await;
-    assert!(
-        matches!(&refused, Err(Error::Refused(refusal)) if refusal.reason == Reason::Invalid),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, Err(Error::Refused(refusal)) if refusal.reason == Reason::Invalid), "{refused:?}");
     let read = Reading::open(&journal, position).await.take(1).await;
     assert_eq!(read[0].1, "an entry", "a refused trim did something");
 }
@@ -455,10 +451,7 @@ pub async fn one_bad_entry_does_not_hurt_other_callers(journal: Arc<dyn Journal>
         let journal = &journal;
         async move {
             if number % 20 == 7 {
-                assert_rejected(
-                    &within(journal.append(wrong_checksum())).await,
-                    Reason::BadChecksum,
-                );
+                assert_rejected(&within(journal.append(wrong_checksum())).await, Reason::BadChecksum);
                 return None;
             }
             Some(append(journal, format!("entry {number}")).await)

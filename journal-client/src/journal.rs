@@ -106,9 +106,9 @@ impl Future for Ticket {
     type Output = Result<Position, AppendError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map(|answer| {
-            answer.unwrap_or_else(|_| Err(AppendError::Unknown("the append stream is gone".into())))
-        })
+        Pin::new(&mut self.0)
+            .poll(cx)
+            .map(|answer| answer.unwrap_or_else(|_| Err(AppendError::Unknown("the append stream is gone".into()))))
     }
 }
 

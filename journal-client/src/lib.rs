@@ -17,9 +17,7 @@ pub mod transport;
 
 pub use admin::{Admin, Change, JournalInfo, NodeStatus, TrimPolicy};
 pub use error::{AppendError, Error, Reason, Refusal, TailError};
-pub use journal::{
-    Appender, Description, Entry, Journal, Run, Tail, TailEntry, TailStream, Ticket,
-};
+pub use journal::{Appender, Description, Entry, Journal, Run, Tail, TailEntry, TailStream, Ticket};
 pub use memory::{Fate, MemoryJournal};
 pub use remote::{Cluster, RemoteJournal, Settings, TailFrom};
 pub use tls::Tls;

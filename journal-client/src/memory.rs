@@ -15,9 +15,7 @@ use proto::{JournalId, Position};
 use tokio::sync::watch;
 
 use crate::error::{AppendError, Error, Reason, Refusal, TailError};
-use crate::journal::{
-    Appender, Description, Entry, Journal, Run, Tail, TailEntry, TailStream, Ticket,
-};
+use crate::journal::{Appender, Description, Entry, Journal, Run, Tail, TailEntry, TailStream, Ticket};
 
 /// A run carries about this many bytes of payload, or one entry.
 const RUN_BYTES_MAX: usize = 1 << 20;
@@ -115,8 +113,7 @@ impl Shared {
     }
 
     fn append_one(&self, state: &mut State, entry: Entry) -> Result<Position, AppendError> {
-        let rejected =
-            |reason, message: String| Err(AppendError::Rejected(Refusal::new(reason, message)));
+        let rejected = |reason, message: String| Err(AppendError::Rejected(Refusal::new(reason, message)));
         let unknown = || Err(AppendError::Unknown("as the test wished".into()));
         let (bytes, max) = (entry.payload.len(), self.entry_bytes_max);
         if bytes > max {
@@ -276,10 +273,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_keeps_the_contract() {
-        let count = conformance::run_all(|| async {
-            Arc::new(MemoryJournal::new("memory")) as Arc<dyn Journal>
-        })
-        .await;
+        let count = conformance::run_all(|| async { Arc::new(MemoryJournal::new("memory")) as Arc<dyn Journal> }).await;
         println!("{count} clauses");
     }
 

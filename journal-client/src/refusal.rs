@@ -36,9 +36,7 @@ impl From<Refusal> for wire::Refusal {
         wire::Refusal {
             reason: wire::Reason::from(refusal.reason).into(),
             message: cut(refusal.message),
-            leader: refusal
-                .leader
-                .map(|address| wire::NodeAddress { node_id: 0, address: cut(address) }),
+            leader: refusal.leader.map(|address| wire::NodeAddress { node_id: 0, address: cut(address) }),
         }
     }
 }
@@ -57,9 +55,7 @@ pub fn error_of_status(status: &Status) -> Error {
     match Refusal::of_status(status) {
         Some(refusal) => Error::Refused(refusal),
         None => match status.code() {
-            Code::Unimplemented => {
-                Error::Protocol(format!("the node does not know this call: {}", status.message()))
-            }
+            Code::Unimplemented => Error::Protocol(format!("the node does not know this call: {}", status.message())),
             code => Error::Unavailable(format!("{}: {}", code.description(), status.message())),
         },
     }
@@ -101,10 +97,7 @@ const REASONS: [(Reason, wire::Reason); 18] = [
 
 impl From<Reason> for wire::Reason {
     fn from(reason: Reason) -> wire::Reason {
-        REASONS
-            .iter()
-            .find(|pair| pair.0 == reason)
-            .map_or(wire::Reason::Unspecified, |pair| pair.1)
+        REASONS.iter().find(|pair| pair.0 == reason).map_or(wire::Reason::Unspecified, |pair| pair.1)
     }
 }
 
@@ -118,11 +111,9 @@ impl From<wire::Reason> for Reason {
 fn code_of(reason: Reason) -> Code {
     match reason {
         Reason::Unspecified => Code::Unknown,
-        Reason::NotLeader
-        | Reason::Moved
-        | Reason::NoQuorum
-        | Reason::ShuttingDown
-        | Reason::NotReady => Code::Unavailable,
+        Reason::NotLeader | Reason::Moved | Reason::NoQuorum | Reason::ShuttingDown | Reason::NotReady => {
+            Code::Unavailable
+        }
         Reason::NoRoom | Reason::Quota | Reason::Rate => Code::ResourceExhausted,
         Reason::TooLarge | Reason::BadChecksum | Reason::Invalid => Code::InvalidArgument,
         Reason::StreamEnded => Code::Aborted,

@@ -82,10 +82,9 @@ impl Tls {
     pub fn server_config(&self, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
         let identity = self.identity.as_ref().ok_or(TlsError::NoIdentity)?;
         let (chain, key) = identity.read()?;
-        let verifier =
-            WebPkiClientVerifier::builder_with_provider(self.roots()?.into(), provider())
-                .build()
-                .map_err(|why| TlsError::Authority { ca: self.ca.clone(), why: why.to_string() })?;
+        let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?.into(), provider())
+            .build()
+            .map_err(|why| TlsError::Authority { ca: self.ca.clone(), why: why.to_string() })?;
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("the provider supports the default versions")
@@ -99,9 +98,7 @@ impl Tls {
     fn roots(&self) -> Result<RootCertStore, TlsError> {
         let mut roots = RootCertStore::empty();
         for certificate in read_certificates(&self.ca)? {
-            roots
-                .add(certificate)
-                .map_err(|why| TlsError::Authority { ca: self.ca.clone(), why: why.to_string() })?;
+            roots.add(certificate).map_err(|why| TlsError::Authority { ca: self.ca.clone(), why: why.to_string() })?;
         }
         Ok(roots)
     }
@@ -116,19 +113,18 @@ impl Tls {
     }
 }
 
+type Make<T> = Box<dyn Fn(&Tls) -> Result<T, TlsError> + Send + Sync>;
+
 /// Something made of certificate files, made anew when they change.
 pub struct Reloading<T> {
     tls: Tls,
-    make: Box<dyn Fn(&Tls) -> Result<T, TlsError> + Send + Sync>,
+    make: Make<T>,
     current: Mutex<(Vec<Stamp>, Arc<T>)>,
 }
 
 impl<T> Reloading<T> {
     /// Reads the files once, so that what is wrong with them is known at the start.
-    pub fn new(
-        tls: Tls,
-        make: impl Fn(&Tls) -> Result<T, TlsError> + Send + Sync + 'static,
-    ) -> Result<Self, TlsError> {
+    pub fn new(tls: Tls, make: impl Fn(&Tls) -> Result<T, TlsError> + Send + Sync + 'static) -> Result<Self, TlsError> {
         // The stamps are older than what is read: a change in between is found the next time.
         let stamps = stamps(&tls);
         let made = make(&tls)?;
@@ -192,10 +188,7 @@ fn inode(_: &Metadata) -> u64 {
 }
 
 fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let unreadable = |why: &dyn std::fmt::Display| TlsError::Unreadable {
-        path: path.to_owned(),
-        why: why.to_string(),
-    };
+    let unreadable = |why: &dyn std::fmt::Display| TlsError::Unreadable { path: path.to_owned(), why: why.to_string() };
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .map_err(|why| unreadable(&why))?
         .collect::<Result<_, _>>()

@@ -48,9 +48,7 @@ impl TcpConnector {
     /// addresses of this machine are connected to, unless `plaintext` asks for more.
     pub fn new(tls: Option<Tls>, plaintext: bool) -> Result<Self, TlsError> {
         let security = match (tls, plaintext) {
-            (Some(tls), _) => {
-                Security::Tls(Arc::new(Reloading::new(tls, |tls| tls.client_config())?))
-            }
+            (Some(tls), _) => Security::Tls(Arc::new(Reloading::new(tls, |tls| tls.client_config())?)),
             (None, true) => Security::Plaintext,
             (None, false) => Security::PlaintextOnLoopback,
         };
@@ -76,9 +74,7 @@ impl Connector for TcpConnector {
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let config = config.clone();
         // Certificates lie on disks, which may be slow.
-        let config = tokio::task::spawn_blocking(move || config.current())
-            .await
-            .map_err(io::Error::other)?;
+        let config = tokio::task::spawn_blocking(move || config.current()).await.map_err(io::Error::other)?;
         let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await?;
         Ok(Box::new(stream))
     }
@@ -197,17 +193,7 @@ mod tests {
         for good in ["127.0.0.1:80", "node-1.example:2390", "[::1]:2390", "localhost:0"] {
             assert_eq!(check_address(good), Ok(()), "{good}");
         }
-        for bad in [
-            "",
-            "node",
-            "node:",
-            ":80",
-            "http://node:80",
-            "node:80/x",
-            "a b:80",
-            "u@node:80",
-            "node:99999",
-        ] {
+        for bad in ["", "node", "node:", ":80", "http://node:80", "node:80/x", "a b:80", "u@node:80", "node:99999"] {
             assert!(check_address(bad).is_err(), "{bad} was accepted");
         }
         assert_eq!(host_of("[::1]:2390"), "::1");

@@ -25,11 +25,7 @@ fn identity(dir: &Path, name: &str, names: &[&str], issuer: &Authority, trusts: 
     let names: Vec<String> = names.iter().map(|name| name.to_string()).collect();
     let cert = CertificateParams::new(names).unwrap().signed_by(&key, issuer).unwrap();
     let at = |kind: &str| dir.join(format!("{name}.{kind}.pem"));
-    let tls = Tls {
-        ca: at("ca"),
-        identity: Some(Identity { cert: at("cert"), key: at("key") }),
-        server_name: None,
-    };
+    let tls = Tls { ca: at("ca"), identity: Some(Identity { cert: at("cert"), key: at("key") }), server_name: None };
     std::fs::write(at("ca"), trusts.pem()).unwrap();
     std::fs::write(at("cert"), cert.pem()).unwrap();
     std::fs::write(at("key"), key.serialize_pem()).unwrap();
@@ -135,8 +131,7 @@ fn what_is_wrong_with_certificates_is_said_at_the_start() {
     let absent = Tls { ca: dir.path().join("absent.pem"), ..good.clone() };
     let empty = dir.path().join("empty.pem");
     std::fs::write(&empty, "").unwrap();
-    let mixed =
-        Identity { cert: good.identity.clone().unwrap().cert, key: other.identity.unwrap().key };
+    let mixed = Identity { cert: good.identity.clone().unwrap().cert, key: other.identity.unwrap().key };
     let cases = [
         (absent, "cannot read"),
         (Tls { ca: empty, ..good.clone() }, "contains no certificate"),

@@ -1,4 +1,27 @@
 //! journal-server: a replicated, fsync-batched, append-only log service.
 
+pub mod caller;
+pub mod carry;
+pub mod catalogue;
+pub mod config;
+pub mod detour;
+pub mod disk;
+pub mod env;
+pub mod forming;
+pub mod group;
+pub mod grpc;
+pub mod health;
+pub mod http;
+pub mod identity;
+pub mod latch;
+pub mod ledger;
+pub mod marks;
+pub mod metrics;
+pub mod node;
+pub mod offload;
+pub mod raft;
+pub mod refusal;
+pub mod rules;
 pub mod segment;
+pub mod server;
 pub mod state;

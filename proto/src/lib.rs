@@ -7,12 +7,12 @@ mod types;
 
 pub use types::{InvalidName, JournalId, JournalName, NodeId, Position};
 
-/// What clients and operators call.
-pub use generated::journal::v1 as journal;
 /// What journal nodes say to each other.
 pub use generated::journal::peer::v1 as peer;
 /// What control entries say, and the replicated state written down.
 pub use generated::journal::state::v1 as state;
+/// What clients and operators call.
+pub use generated::journal::v1 as journal;
 
 /// One module a package, nested as the packages are: the generated code counts on it.
 mod generated {
@@ -32,4 +32,16 @@ mod generated {
             }
         }
     }
+}
+
+/// What the load program sends to learn the price of a message.
+pub mod bench {
+    #![allow(clippy::all, clippy::unwrap_used)]
+    tonic::include_proto!("journal.bench.v1");
+}
+
+/// As much of etcd's protocol as it takes to drive etcd with the same load.
+pub mod etcd {
+    #![allow(clippy::all, clippy::unwrap_used)]
+    tonic::include_proto!("etcdserverpb");
 }

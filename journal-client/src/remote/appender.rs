@@ -70,10 +70,7 @@ async fn drive_shared(queue: Arc<Queue>, leader: Arc<Leader>) {
 
 /// Tries leader after leader. Entries whose patience ends meanwhile are answered with the last
 /// refusal; a refusal that will not pass is returned, and is for everybody who waits.
-async fn open_while_patience_lasts(
-    queue: &Arc<Queue>,
-    leader: &Arc<Leader>,
-) -> Result<AppendStream, Refusal> {
+async fn open_while_patience_lasts(queue: &Arc<Queue>, leader: &Arc<Leader>) -> Result<AppendStream, Refusal> {
     let mut pause = Pause::new();
     let mut last = Refusal::new(Reason::NotLeader, "no node has answered yet");
     loop {
@@ -96,12 +93,7 @@ async fn open_while_patience_lasts(
 }
 
 /// Does `work`, and meanwhile answers the entries whose patience ends.
-async fn expiring<T>(
-    queue: &Queue,
-    leader: &Leader,
-    why: &Refusal,
-    work: impl Future<Output = T>,
-) -> T {
+async fn expiring<T>(queue: &Queue, leader: &Leader, why: &Refusal, work: impl Future<Output = T>) -> T {
     tokio::pin!(work);
     loop {
         queue.expire(leader.patience, why);
@@ -127,8 +119,7 @@ impl OwnAppender {
     /// Opens the stream. Waits for a leader as long as patience allows.
     pub async fn open(leader: Arc<Leader>, bounds: Bounds) -> Result<Self, Error> {
         let queue = Queue::new(Kind::Own, leader.id, bounds.message, bounds.unanswered);
-        let stream =
-            open_within_patience(&queue, &leader).await.map_err(|failure| failure.error)?;
+        let stream = open_within_patience(&queue, &leader).await.map_err(|failure| failure.error)?;
         let term = Arc::new(AtomicU64::new(stream.term()));
         tokio::spawn(drive_own(queue.clone(), leader, stream, term.clone()));
         Ok(OwnAppender { queue, term })
@@ -154,12 +145,7 @@ impl Drop for OwnAppender {
 
 /// Goes from leader to leader for as long as every entry was committed, or rejected unseen by a
 /// leader that moves away: then order is kept. Anything else is the end of the appender.
-async fn drive_own(
-    queue: Arc<Queue>,
-    leader: Arc<Leader>,
-    first: AppendStream,
-    term: Arc<AtomicU64>,
-) {
+async fn drive_own(queue: Arc<Queue>, leader: Arc<Leader>, first: AppendStream, term: Arc<AtomicU64>) {
     let mut stream = first;
     while stream.run().await == Next::Another && queue.wanted().await == Wanted::Stream {
         match open_within_patience(&queue, &leader).await {
@@ -172,10 +158,7 @@ async fn drive_own(
     }
 }
 
-async fn open_within_patience(
-    queue: &Arc<Queue>,
-    leader: &Arc<Leader>,
-) -> Result<AppendStream, Failure> {
+async fn open_within_patience(queue: &Arc<Queue>, leader: &Arc<Leader>) -> Result<AppendStream, Failure> {
     let deadline = Instant::now() + leader.patience;
     let mut pause = Pause::new();
     loop {

@@ -82,9 +82,7 @@ impl CheckTail {
             };
             let wait = if failure.try_at_once { Default::default() } else { pause.take() };
             let now = Instant::now();
-            let give_up = |caller: &Caller| {
-                failure.is_final() || now + wait >= caller.since + self.leader.patience
-            };
+            let give_up = |caller: &Caller| failure.is_final() || now + wait >= caller.since + self.leader.patience;
             let (lost, rest): (Vec<_>, Vec<_>) = callers.drain(..).partition(give_up);
             callers = rest;
             for caller in lost {
@@ -98,10 +96,8 @@ impl CheckTail {
 
     async fn attempt(&self) -> Result<Tail, super::leader::Failure> {
         let request = wire::CheckTailRequest { journal_id: self.leader.id.0 };
-        let (address, reply) = self
-            .leader
-            .ask_once(&|mut client| async move { client.check_tail(request).await })
-            .await?;
+        let (address, reply) =
+            self.leader.ask_once(&|mut client| async move { client.check_tail(request).await }).await?;
         self.leader.leads(&address, reply.term);
         self.leader.saw_tail(Position(reply.tail));
         Ok(Tail { start: Position(reply.start), tail: Position(reply.tail), term: reply.term })

@@ -73,8 +73,7 @@ async fn describe(
 
 /// A description as it came over the wire, checked.
 pub(super) fn description(said: wire::DescribeReply) -> Result<Description, Error> {
-    let journal =
-        said.journal.ok_or_else(|| Error::Protocol("a description of no journal".into()))?;
+    let journal = said.journal.ok_or_else(|| Error::Protocol("a description of no journal".into()))?;
     if said.start > said.tail {
         let (start, tail) = (said.start, said.tail);
         return Err(Error::Protocol(format!("a journal from {start} to {tail}")));

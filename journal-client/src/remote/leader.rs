@@ -45,12 +45,7 @@ struct State {
 const FAILED_MAX: usize = 64;
 
 impl Leader {
-    pub fn new(
-        nodes: Arc<Nodes>,
-        id: JournalId,
-        attempt_timeout: Duration,
-        patience: Duration,
-    ) -> Self {
+    pub fn new(nodes: Arc<Nodes>, id: JournalId, attempt_timeout: Duration, patience: Duration) -> Self {
         Leader {
             nodes,
             id,
@@ -185,8 +180,7 @@ impl Leader {
                     continue;
                 }
             };
-            let Some(leader) = said.leader.map(|node| node.address).filter(|a| !a.is_empty())
-            else {
+            let Some(leader) = said.leader.map(|node| node.address).filter(|a| !a.is_empty()) else {
                 troubles.push(format!("{address}: knows no leader"));
                 continue;
             };
@@ -224,10 +218,7 @@ impl Leader {
     // ---- calls -----------------------------------------------------------------------------
 
     /// One call, one attempt, within the time for one.
-    pub async fn attempt<T>(
-        &self,
-        call: impl Future<Output = Result<Response<T>, Status>>,
-    ) -> Result<T, Error> {
+    pub async fn attempt<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Error> {
         match tokio::time::timeout(self.attempt_timeout, call).await {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(error_of_status(&status)),
@@ -237,10 +228,7 @@ impl Leader {
 
     /// A call that only the leader answers, and that may be repeated. Repeated it is, at whoever
     /// leads by then, until somebody answers or patience ends.
-    pub async fn ask<T, F>(
-        &self,
-        call: impl Fn(JournalClient<Channel>) -> F + Send,
-    ) -> Result<T, Error>
+    pub async fn ask<T, F>(&self, call: impl Fn(JournalClient<Channel>) -> F + Send) -> Result<T, Error>
     where
         F: Future<Output = Result<Response<T>, Status>> + Send,
     {
@@ -278,9 +266,7 @@ impl Leader {
     /// What the failure of a call to the supposed leader says about who leads.
     pub fn judge(&self, address: &str, error: Error) -> Failure {
         let try_at_once = match &error {
-            Error::Refused(refusal) if refusal.reason.is_of_the_node() => {
-                self.refused(address, refusal)
-            }
+            Error::Refused(refusal) if refusal.reason.is_of_the_node() => self.refused(address, refusal),
             Error::Refused(_) => false,
             Error::Unavailable(_) | Error::Protocol(_) => {
                 self.failed(address);

@@ -91,8 +91,7 @@ impl Cluster {
         let deadline = tokio::time::Instant::now() + self.settings.patience;
         let mut pause = Pause::new();
         loop {
-            let first =
-                first_to_describe(&self.nodes, which.clone(), self.settings.attempt_timeout, None);
+            let first = first_to_describe(&self.nodes, which.clone(), self.settings.attempt_timeout, None);
             let error = match first.await {
                 Ok((_, said)) => {
                     let id = description(said)?.id;
@@ -127,16 +126,8 @@ impl Cluster {
     /// The journal with that id, whether it exists or not. Must be called within a runtime.
     pub fn journal_with_id(&self, id: JournalId) -> RemoteJournal {
         let settings = self.settings.clone();
-        let leader = Arc::new(Leader::new(
-            self.nodes.clone(),
-            id,
-            settings.attempt_timeout,
-            settings.patience,
-        ));
-        let bounds = Bounds {
-            message: settings.message_bytes_max,
-            unanswered: settings.unanswered_bytes_max,
-        };
+        let leader = Arc::new(Leader::new(self.nodes.clone(), id, settings.attempt_timeout, settings.patience));
+        let bounds = Bounds { message: settings.message_bytes_max, unanswered: settings.unanswered_bytes_max };
         RemoteJournal {
             shared: SharedAppender::start(leader.clone(), bounds),
             check_tail: CheckTail::new(leader.clone()),
@@ -194,8 +185,7 @@ impl Journal for RemoteJournal {
     async fn trim(&self, before: Position) -> Result<Position, Error> {
         // Trimming twice is trimming once: this call may be repeated.
         let request = wire::TrimRequest { journal_id: self.leader.id.0, before: before.0 };
-        let trimmed =
-            self.leader.ask(|mut client| async move { client.trim(request).await }).await?;
+        let trimmed = self.leader.ask(|mut client| async move { client.trim(request).await }).await?;
         Ok(Position(trimmed.start))
     }
 

@@ -76,9 +76,7 @@ impl Nodes {
         if learnt != state.learnt {
             state.learnt = learnt;
             let State { learnt, channels } = &mut *state;
-            channels.retain(|(address, _), _| {
-                learnt.contains(address) || self.configured.contains(address)
-            });
+            channels.retain(|(address, _), _| learnt.contains(address) || self.configured.contains(address));
         }
     }
 
@@ -93,13 +91,11 @@ impl Nodes {
     }
 
     pub fn catalogue(&self, address: &str) -> Result<CatalogueClient<Channel>, Error> {
-        Ok(CatalogueClient::new(self.channel(address, Use::Writing)?)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX))
+        Ok(CatalogueClient::new(self.channel(address, Use::Writing)?).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     pub fn cluster(&self, address: &str) -> Result<ClusterClient<Channel>, Error> {
-        Ok(ClusterClient::new(self.channel(address, Use::Writing)?)
-            .max_decoding_message_size(MESSAGE_BYTES_MAX))
+        Ok(ClusterClient::new(self.channel(address, Use::Writing)?).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     fn channel(&self, address: &str, purpose: Use) -> Result<Channel, Error> {

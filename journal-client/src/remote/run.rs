@@ -33,10 +33,7 @@ impl Reader {
         let mut entries = Vec::with_capacity(run.entries.len());
         for entry in run.entries {
             if entry.position < lowest || entry.position >= run.to {
-                return broken(
-                    entry.position,
-                    format!("an entry outside of [{lowest}, {})", run.to),
-                );
+                return broken(entry.position, format!("an entry outside of [{lowest}, {})", run.to));
             }
             let crc = crc32fast::hash(&entry.payload);
             if crc != entry.crc {
@@ -44,22 +41,12 @@ impl Reader {
                 return broken(entry.position, why);
             }
             lowest = entry.position + 1;
-            entries.push(TailEntry {
-                position: Position(entry.position),
-                payload: entry.payload,
-                crc,
-            });
+            entries.push(TailEntry { position: Position(entry.position), payload: entry.payload, crc });
         }
         self.next = Position(run.to);
         self.watermark = self.watermark.max(Position(run.watermark)).max(self.next_if(&entries));
         self.term = self.term.max(run.term);
-        Ok(Run {
-            from: Position(run.from),
-            to: self.next,
-            entries,
-            watermark: self.watermark,
-            term: self.term,
-        })
+        Ok(Run { from: Position(run.from), to: self.next, entries, watermark: self.watermark, term: self.term })
     }
 
     /// What was read is below the tail, whatever the node says of its tail.
@@ -180,8 +167,7 @@ mod tests {
     #[test]
     fn a_run_of_nothing_carries_a_watermark_which_never_goes_back() {
         let mut reader = Reader::new(Position(7));
-        let empty =
-            |watermark| wire::TailRun { from: 7, to: 7, entries: vec![], watermark, term: 1 };
+        let empty = |watermark| wire::TailRun { from: 7, to: 7, entries: vec![], watermark, term: 1 };
         assert_eq!(reader.take(empty(9)).unwrap().watermark, Position(9));
         assert_eq!(reader.take(empty(8)).unwrap().watermark, Position(9));
         assert_eq!(reader.next, Position(7));

@@ -30,10 +30,7 @@ pub(super) struct AppendStream {
 }
 
 /// Opens a stream for the queue at the present leader, in one attempt.
-pub(super) async fn open(
-    queue: &Arc<Queue>,
-    leader: &Arc<Leader>,
-) -> Result<AppendStream, Failure> {
+pub(super) async fn open(queue: &Arc<Queue>, leader: &Arc<Leader>) -> Result<AppendStream, Failure> {
     let address = match leader.find().await {
         Ok(address) => address,
         Err(error) => return Err(Failure { error, try_at_once: false }),
@@ -45,9 +42,7 @@ pub(super) async fn open(
         let status = |status| error_of_status(&status);
         let mut replies = client.append(requests).await.map_err(status)?.into_inner();
         match replies.message().await.map_err(status)? {
-            Some(wire::AppendReply { term, outcome: Some(Outcome::Opened(opened)) }) => {
-                Ok((replies, term, opened))
-            }
+            Some(wire::AppendReply { term, outcome: Some(Outcome::Opened(opened)) }) => Ok((replies, term, opened)),
             Some(_) => Err(Error::Protocol("an append stream that does not say it is open".into())),
             None => Err(Error::Unavailable("the append stream ended at once".into())),
         }

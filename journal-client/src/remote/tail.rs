@@ -37,11 +37,7 @@ pub enum TailFrom {
 const STALLED: Duration = Duration::from_secs(1);
 
 /// Opens a tail: returns once a node serves it, or refuses it for good.
-pub(super) async fn tail(
-    leader: Arc<Leader>,
-    prefer: TailFrom,
-    from: Position,
-) -> Result<TailStream, Error> {
+pub(super) async fn tail(leader: Arc<Leader>, prefer: TailFrom, from: Position) -> Result<TailStream, Error> {
     let mut tail = Tail {
         leader,
         prefer,
@@ -166,8 +162,7 @@ impl Tail {
                     heard: Instant::now(),
                     known_in_silence: Position::NONE,
                     term: follows_leader.then_some(term),
-                    search: (follows_leader && elsewhere)
-                        .then(|| search(self.leader.clone(), STALLED)),
+                    search: (follows_leader && elsewhere).then(|| search(self.leader.clone(), STALLED)),
                     address,
                 });
                 Ok(())
@@ -271,11 +266,7 @@ impl Source {
         }
     }
 
-    fn on_reply(
-        &mut self,
-        reply: Result<Option<wire::TailReply>, tonic::Status>,
-        reader: &mut Reader,
-    ) -> Event {
+    fn on_reply(&mut self, reply: Result<Option<wire::TailReply>, tonic::Status>, reader: &mut Reader) -> Event {
         let reply = match reply {
             Ok(Some(reply)) => reply,
             Ok(None) => return Event::Lost("the node ended the stream".into()),
@@ -294,13 +285,10 @@ impl Source {
             Some(Kind::Gap(gap)) if gap.start > reader.next.0 => {
                 Event::End(TailError::Gap { start: Position(gap.start) })
             }
-            Some(Kind::Gap(gap)) => Event::End(TailError::Failed(Error::Protocol(format!(
-                "a gap at {} below {}",
-                reader.next, gap.start
-            )))),
-            Some(Kind::Behind(behind)) => {
-                Event::Lost(format!("the node holds nothing below {}", behind.holds_from))
+            Some(Kind::Gap(gap)) => {
+                Event::End(TailError::Failed(Error::Protocol(format!("a gap at {} below {}", reader.next, gap.start))))
             }
+            Some(Kind::Behind(behind)) => Event::Lost(format!("the node holds nothing below {}", behind.holds_from)),
             None => Event::Lost("an empty reply".into()),
         }
     }

@@ -7,9 +7,7 @@ use futures::future::join_all;
 use journal_client::{AppendError, Entry, Journal, Reason};
 use tokio::time::{Instant, timeout};
 
-use crate::world::{
-    OnAppend, World, assert_rejected, assert_unknown, entry, impatient, quick, read,
-};
+use crate::world::{OnAppend, World, assert_rejected, assert_unknown, entry, impatient, quick, read};
 
 #[tokio::test]
 async fn an_answer_that_is_lost_is_unknown_and_nothing_is_sent_twice() {
@@ -93,10 +91,7 @@ async fn a_deposed_leader_is_left_once_a_newer_term_is_seen() {
     world.until(|world| read(&world.counts(0).entries) == 2).await;
     world.elect(Some(1));
     let begun = Instant::now();
-    let mut tail = journal
-        .tail_at(proto::Position(2), journal_client::TailFrom::Node(world.address(2)))
-        .await
-        .unwrap();
+    let mut tail = journal.tail_at(proto::Position(2), journal_client::TailFrom::Node(world.address(2))).await.unwrap();
     futures::StreamExt::next(&mut tail).await.unwrap().unwrap();
     assert_unknown(&sent.await.unwrap());
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
@@ -139,10 +134,7 @@ async fn patience_ends_with_a_rejection_since_nothing_was_sent() {
     let journal = world.journal_with(impatient(Duration::from_millis(300)));
     let begun = Instant::now();
     let outcome = journal.append(entry("late")).await;
-    assert!(
-        matches!(&outcome, Err(AppendError::Rejected(why)) if why.reason.passes()),
-        "{outcome:?}"
-    );
+    assert!(matches!(&outcome, Err(AppendError::Rejected(why)) if why.reason.passes()), "{outcome:?}");
     let took = begun.elapsed();
     assert!(took >= Duration::from_millis(300) && took < Duration::from_secs(2), "{took:?}");
     world.elect(Some(0));

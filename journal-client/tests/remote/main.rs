@@ -12,9 +12,6 @@ use journal_client::{Journal, conformance};
 
 #[tokio::test]
 async fn it_keeps_the_contract() {
-    let count = conformance::run_all(|| async {
-        Arc::new(world::World::new(3).journal()) as Arc<dyn Journal>
-    })
-    .await;
+    let count = conformance::run_all(|| async { Arc::new(world::World::new(3).journal()) as Arc<dyn Journal> }).await;
     println!("{count} clauses");
 }

@@ -42,10 +42,7 @@ async fn callers_notice_nothing_of_a_leader_that_moves() {
         async move {
             let mut tail = journal.tail(proto::Position(2)).await.unwrap();
             while !done.load(Ordering::SeqCst) {
-                let run = tokio::time::timeout(
-                    Duration::from_millis(50),
-                    futures::StreamExt::next(&mut tail),
-                );
+                let run = tokio::time::timeout(Duration::from_millis(50), futures::StreamExt::next(&mut tail));
                 if let Ok(run) = run.await {
                     run.unwrap().unwrap();
                 }
@@ -104,8 +101,7 @@ async fn callers_notice_nothing_of_a_leader_that_moves() {
     for (n, text) in own.iter().enumerate() {
         assert_eq!(*text, n.to_string(), "out of order");
     }
-    let mut others: Vec<_> =
-        texts.iter().filter(|text| !text.starts_with("own")).cloned().collect();
+    let mut others: Vec<_> = texts.iter().filter(|text| !text.starts_with("own")).cloned().collect();
     others.sort();
     written.sort();
     assert_eq!(others, written, "each once");

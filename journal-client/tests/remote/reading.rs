@@ -101,11 +101,7 @@ async fn what_was_trimmed_meanwhile_is_a_gap() {
 
 #[tokio::test]
 async fn a_hole_a_repetition_or_a_flipped_bit_breaks_the_tail() {
-    let good = |position| wire::TailEntry {
-        position,
-        payload: Bytes::from_static(b"x"),
-        crc: crc32fast::hash(b"x"),
-    };
+    let good = |position| wire::TailEntry { position, payload: Bytes::from_static(b"x"), crc: crc32fast::hash(b"x") };
     let run = |from, to, entries| wire::TailRun { from, to, entries, watermark: to, term: 1 };
     let flipped = wire::TailEntry { crc: 7, ..good(2) };
     let cases = [

@@ -12,9 +12,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use journal_client::transport::Io;
-use journal_client::{
-    AppendError, Cluster, Connector, Entry, Reason, Refusal, RemoteJournal, Settings,
-};
+use journal_client::{AppendError, Cluster, Connector, Entry, Reason, Refusal, RemoteJournal, Settings};
 use parking_lot::Mutex;
 use proto::journal::{self as wire, append_reply::Outcome, tail_reply};
 use proto::{JournalId, Position};
@@ -180,8 +178,7 @@ impl World {
             });
             let server = tonic::transport::Server::builder()
                 .add_service(
-                    wire::journal_server::JournalServer::new(service.clone())
-                        .max_decoding_message_size(8 << 20),
+                    wire::journal_server::JournalServer::new(service.clone()).max_decoding_message_size(8 << 20),
                 )
                 .add_service(wire::catalogue_server::CatalogueServer::new(service));
             tokio::spawn(server.serve_with_incoming(incoming));
@@ -456,8 +453,7 @@ impl Session {
             }
         };
         if let Done::Ended(refusal) = done {
-            self.reply(Outcome::Rejected(wire::Rejected { count: 0, why: Some(refusal.into()) }))
-                .await;
+            self.reply(Outcome::Rejected(wire::Rejected { count: 0, why: Some(refusal.into()) })).await;
         }
         service.node().counts.open_streams.fetch_sub(1, Ordering::SeqCst);
     }
@@ -514,9 +510,9 @@ impl Session {
             }
         }
         let max = service.entry_bytes_max();
-        let bad = entries.iter().position(|entry| {
-            entry.payload.len() as u64 > max || crc32fast::hash(&entry.payload) != entry.crc
-        });
+        let bad = entries
+            .iter()
+            .position(|entry| entry.payload.len() as u64 > max || crc32fast::hash(&entry.payload) != entry.crc);
         let Some(bad) = bad else {
             self.answer(entries).await;
             return Ok(());
@@ -580,15 +576,11 @@ impl wire::journal_server::Journal for Service {
         Ok(Response::new(tokio_stream::wrappers::ReceiverStream::new(out).boxed()))
     }
 
-    async fn tail(
-        &self,
-        request: Request<wire::TailRequest>,
-    ) -> Result<Response<Self::TailStream>, Status> {
+    async fn tail(&self, request: Request<wire::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
         let request = request.into_inner();
         self.exists(request.journal_id)?;
         add(&self.node().counts.tails, 1);
-        let steps: VecDeque<_> =
-            self.script(|script| script.tails.drain(..1.min(script.tails.len())).collect());
+        let steps: VecDeque<_> = self.script(|script| script.tails.drain(..1.min(script.tails.len())).collect());
         let reader = Reader {
             service: self.clone(),
             changed: self.world.0.changed.subscribe(),
@@ -607,8 +599,7 @@ impl wire::journal_server::Journal for Service {
         self.exists(request.into_inner().journal_id)?;
         let term = self.leads()?;
         add(&self.node().counts.checks, 1);
-        let reply =
-            self.world.look(|log| wire::CheckTailReply { tail: log.tail, start: log.start, term });
+        let reply = self.world.look(|log| wire::CheckTailReply { tail: log.tail, start: log.start, term });
         while self.script(|script| script.hold_checks) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -616,10 +607,7 @@ impl wire::journal_server::Journal for Service {
         Ok(Response::new(wire::CheckTailReply { tail: false_tail.unwrap_or(reply.tail), ..reply }))
     }
 
-    async fn trim(
-        &self,
-        request: Request<wire::TrimRequest>,
-    ) -> Result<Response<wire::TrimReply>, Status> {
+    async fn trim(&self, request: Request<wire::TrimRequest>) -> Result<Response<wire::TrimReply>, Status> {
         let request = request.into_inner();
         self.exists(request.journal_id)?;
         self.leads()?;
@@ -634,10 +622,7 @@ impl wire::journal_server::Journal for Service {
         Ok(Response::new(wire::TrimReply { start: start? }))
     }
 
-    async fn describe(
-        &self,
-        request: Request<wire::DescribeRequest>,
-    ) -> Result<Response<wire::DescribeReply>, Status> {
+    async fn describe(&self, request: Request<wire::DescribeRequest>) -> Result<Response<wire::DescribeReply>, Status> {
         use wire::describe_request::Which;
         match request.into_inner().which {
             Some(Which::Id(id)) => self.exists(id)?,
@@ -648,14 +633,11 @@ impl wire::journal_server::Journal for Service {
             }
             None => return Err(Status::invalid_argument("which?")),
         }
-        let address = |number: usize| wire::NodeAddress {
-            node_id: number as u64 + 1,
-            address: self.world.address(number),
-        };
+        let address =
+            |number: usize| wire::NodeAddress { node_id: number as u64 + 1, address: self.world.address(number) };
         let deposed = self.script(|script| script.deposed);
         let hint = self.script(|script| script.hint.clone());
-        let (start, tail, term, leader) =
-            self.world.look(|log| (log.start, log.tail, log.term, log.leader));
+        let (start, tail, term, leader) = self.world.look(|log| (log.start, log.tail, log.term, log.leader));
         let leader = deposed.map(|_| self.number).or(leader).map(address);
         let hinted = hint.map(|address| wire::NodeAddress { node_id: 99, address });
         Ok(Response::new(wire::DescribeReply {
@@ -751,10 +733,7 @@ fn run(log: &Log, from: u64, one: bool) -> Option<tail_reply::Kind> {
 
 #[tonic::async_trait]
 impl wire::catalogue_server::Catalogue for Service {
-    async fn create(
-        &self,
-        request: Request<wire::CreateRequest>,
-    ) -> Result<Response<wire::CreateReply>, Status> {
+    async fn create(&self, request: Request<wire::CreateRequest>) -> Result<Response<wire::CreateReply>, Status> {
         self.leads()?;
         let request = request.into_inner();
         let created = self.world.change(|log| {
@@ -769,29 +748,19 @@ impl wire::catalogue_server::Catalogue for Service {
         Ok(Response::new(wire::CreateReply { journal, created }))
     }
 
-    async fn delete(
-        &self,
-        request: Request<wire::DeleteRequest>,
-    ) -> Result<Response<wire::DeleteReply>, Status> {
+    async fn delete(&self, request: Request<wire::DeleteRequest>) -> Result<Response<wire::DeleteReply>, Status> {
         self.leads()?;
         self.world.change(|log| log.deleted.push(request.into_inner().name));
         self.after_call()?;
         Ok(Response::new(wire::DeleteReply {}))
     }
 
-    async fn list(
-        &self,
-        _: Request<wire::ListRequest>,
-    ) -> Result<Response<wire::ListReply>, Status> {
-        let journals =
-            self.world.look(|log| log.created.iter().map(|name| info(name, 1)).collect());
+    async fn list(&self, _: Request<wire::ListRequest>) -> Result<Response<wire::ListReply>, Status> {
+        let journals = self.world.look(|log| log.created.iter().map(|name| info(name, 1)).collect());
         Ok(Response::new(wire::ListReply { journals }))
     }
 
-    async fn set_quota(
-        &self,
-        _: Request<wire::SetQuotaRequest>,
-    ) -> Result<Response<wire::SetQuotaReply>, Status> {
+    async fn set_quota(&self, _: Request<wire::SetQuotaRequest>) -> Result<Response<wire::SetQuotaReply>, Status> {
         self.leads()?;
         Err(Status::data_loss("this is no refusal"))
     }

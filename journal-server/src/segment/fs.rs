@@ -38,6 +38,7 @@ pub struct Space {
 }
 
 /// An open file. Handles are shared; there is no cursor.
+#[expect(clippy::len_without_is_empty, reason = "nobody asks whether a file is empty")]
 pub trait File: Debug + Send + Sync + 'static {
     /// Fills the buffer from `offset`; the end of the file before that is `UnexpectedEof`.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;

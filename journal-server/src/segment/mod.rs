@@ -1,4 +1,30 @@
 //! Bytes on disk: one journal's log as a single ordered stream of checksummed frames in numbered
 //! files. Knows files, not Raft.
+//!
+//! [`open`] recovers what is there and gives three things: the [`Log`], a handle that everybody may
+//! hold; the [`Writer`], which one thread or task drives; the [`Keeper`], which prepares and removes
+//! files beside it.
 
+pub mod fault_disk;
+mod format;
 pub mod fs;
+mod index;
+mod keeper;
+mod log;
+mod metrics;
+mod outline;
+mod reader;
+pub mod real_fs;
+mod recovery;
+mod repair;
+mod ring;
+mod shelf;
+mod tape;
+mod types;
+mod writer;
+
+pub use keeper::{Keeper, drive_keeper, spawn_keeper_thread};
+pub use log::Log;
+pub use recovery::{Damaged, Opened, Report, open};
+pub use types::{Done, Error, Hole, Ids, Kind, LogEntry, LogId, Options, Version, Vote, chain_next};
+pub use writer::{Plan, Step, Writer, drive_writer, spawn_writer_thread};

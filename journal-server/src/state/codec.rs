@@ -45,9 +45,7 @@ pub fn encode_command(command: &Command) -> Bytes {
             voters: members_out(voters),
         }),
         Command::DeleteJournal { id } => Wire::Delete(wire::DeleteJournal { id: *id }),
-        Command::SetQuota { id, quota_bytes } => {
-            Wire::Quota(wire::SetQuota { id: *id, quota_bytes: *quota_bytes })
-        }
+        Command::SetQuota { id, quota_bytes } => Wire::Quota(wire::SetQuota { id: *id, quota_bytes: *quota_bytes }),
         Command::ChangeMembers(change) => Wire::Change(change_out(change)),
         Command::ChangeCarried { change_id, group_id } => {
             Wire::Carried(wire::ChangeCarried { change_id: *change_id, group_id: *group_id })
@@ -75,9 +73,7 @@ pub fn decode_command(bytes: &[u8]) -> Result<Command, BadState> {
         Wire::Delete(delete) => Command::DeleteJournal { id: delete.id },
         Wire::Quota(quota) => Command::SetQuota { id: quota.id, quota_bytes: quota.quota_bytes },
         Wire::Change(change) => Command::ChangeMembers(change_in(change)?),
-        Wire::Carried(carried) => {
-            Command::ChangeCarried { change_id: carried.change_id, group_id: carried.group_id }
-        }
+        Wire::Carried(carried) => Command::ChangeCarried { change_id: carried.change_id, group_id: carried.group_id },
         Wire::ShutOut(shut_out) => Command::ShutOut { node: shut_out.node_id },
     })
 }
@@ -215,8 +211,7 @@ fn catalogue_in(wire: wire::CatalogueState) -> Result<Catalogue, BadState> {
     }
     if let Some(change) = wire.change {
         let what = change_in(change.what.ok_or_else(|| missing("what changes"))?)?;
-        catalogue.change =
-            Some(PendingChange { id: change.id, what, groups: change.groups.into_iter().collect() });
+        catalogue.change = Some(PendingChange { id: change.id, what, groups: change.groups.into_iter().collect() });
     }
     catalogue.shut_out = wire.shut_out.into_iter().collect();
     Ok(catalogue)
@@ -237,8 +232,11 @@ mod tests {
             (any::<u64>(), member()).prop_map(|(node, member)| MemberChange::AddLearner { node, member }),
             any::<u64>().prop_map(|node| MemberChange::Promote { node }),
             any::<u64>().prop_map(|node| MemberChange::Remove { node }),
-            (any::<u64>(), any::<u64>(), member())
-                .prop_map(|(old, new, member)| MemberChange::Replace { old, new, member }),
+            (any::<u64>(), any::<u64>(), member()).prop_map(|(old, new, member)| MemberChange::Replace {
+                old,
+                new,
+                member
+            }),
             (any::<u64>(), member()).prop_map(|(node, member)| MemberChange::SetAddress { node, member }),
         ]
     }

@@ -7,17 +7,36 @@ use super::{Member, TrimPolicy};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Gives up the entries below a position. Any group.
-    Trim { before: u64 },
+    Trim {
+        before: u64,
+    },
     /// The members that the cluster was formed with. Said once, by the first leader of `system`.
-    Found { members: BTreeMap<u64, Member> },
-    CreateJournal { name: String, policy: TrimPolicy, quota_bytes: u64, voters: BTreeMap<u64, Member> },
-    DeleteJournal { id: u64 },
-    SetQuota { id: u64, quota_bytes: u64 },
+    Found {
+        members: BTreeMap<u64, Member>,
+    },
+    CreateJournal {
+        name: String,
+        policy: TrimPolicy,
+        quota_bytes: u64,
+        voters: BTreeMap<u64, Member>,
+    },
+    DeleteJournal {
+        id: u64,
+    },
+    SetQuota {
+        id: u64,
+        quota_bytes: u64,
+    },
     ChangeMembers(MemberChange),
     /// One group has carried the pending change out.
-    ChangeCarried { change_id: u64, group_id: u64 },
+    ChangeCarried {
+        change_id: u64,
+        group_id: u64,
+    },
     /// A follower showed less than it had acknowledged.
-    ShutOut { node: u64 },
+    ShutOut {
+        node: u64,
+    },
 }
 
 /// One change of members. At most one is under way at a time.
@@ -48,12 +67,19 @@ impl MemberChange {
 pub enum Outcome {
     /// Nothing to say: not a control entry.
     Nothing,
-    Trimmed { start: u64 },
+    Trimmed {
+        start: u64,
+    },
     /// A journal of that name and policy exists; it was made by this entry, or before.
-    Journal { id: u64, created: bool },
+    Journal {
+        id: u64,
+        created: bool,
+    },
     Done,
     /// The change is recorded under this id.
-    ChangeRecorded { id: u64 },
+    ChangeRecorded {
+        id: u64,
+    },
     Refused(Refused),
 }
 

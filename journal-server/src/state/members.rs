@@ -24,11 +24,19 @@ pub enum MemberStep {
     Done,
     /// Nothing can be done until these nodes have caught up.
     WaitFor(BTreeSet<u64>),
-    AddLearner { node: u64, member: Member },
-    SetAddress { node: u64, member: Member },
+    AddLearner {
+        node: u64,
+        member: Member,
+    },
+    SetAddress {
+        node: u64,
+        member: Member,
+    },
     /// Changes the voters, leaving no learners behind from the old set.
     SetVoters(BTreeSet<u64>),
-    RemoveLearner { node: u64 },
+    RemoveLearner {
+        node: u64,
+    },
 }
 
 /// The next step from `view` to what `catalogue` says, or [`MemberStep::Done`].
@@ -88,8 +96,7 @@ mod tests {
                     view.nodes.insert(*node, member.clone());
                 }
                 MemberStep::SetVoters(voters) => {
-                    let gone: Vec<u64> =
-                        view.configs.concat_sets().difference(voters).copied().collect();
+                    let gone: Vec<u64> = view.configs.concat_sets().difference(voters).copied().collect();
                     view.configs = vec![voters.clone()];
                     view.nodes.retain(|node, _| !gone.contains(node));
                 }
@@ -156,9 +163,7 @@ mod tests {
         let mut run = |state: &mut GroupState, view: &mut GroupView, what| {
             let catalogue = change(state, position, what);
             carry(&catalogue, view);
-            for group_id in [0] {
-                state.apply(position + 1, &Command::ChangeCarried { change_id: position, group_id });
-            }
+            state.apply(position + 1, &Command::ChangeCarried { change_id: position, group_id: 0 });
             position += 2;
         };
         for node in [4, 5] {

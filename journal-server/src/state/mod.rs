@@ -75,9 +75,7 @@ impl GroupState {
         match (self, command) {
             (state, Command::Trim { before }) => state.trim(position, *before),
             (GroupState::Catalogue(catalogue), command) => catalogue.apply(position, command),
-            (GroupState::Journal(_), _) => {
-                Outcome::Refused(Refused::Invalid("that command is the catalogue's".into()))
-            }
+            (GroupState::Journal(_), _) => Outcome::Refused(Refused::Invalid("that command is the catalogue's".into())),
         }
     }
 

@@ -1,0 +1,49 @@
+# The house's commands. `make` alone lists them.
+#
+# What is built goes to CARGO_TARGET_DIR where that is set, else to ./target. Nothing here writes
+# anywhere else but to the caches named below and to the cluster's own directory.
+
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.PHONY: help run test soak figures verify fix prepare
+
+export TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
+CARGO ?= cargo
+# Where `make run` keeps its journals between two runs.
+DIR ?= $(CURDIR)/data
+# Flags for `chaos cluster`, as in: make run ARGS="--nodes 5 --base-port 7400"
+ARGS ?=
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: prepare ## build, start three nodes on this machine, stop them with Ctrl-C
+	@echo "==> building journal-server, journal and chaos (release; the first time takes some minutes)"
+	@$(CARGO) build --release --locked --bins
+	@echo "==> starting a cluster of three nodes; its data stays in $(DIR)"
+	@exec "$(TARGET)/release/chaos" cluster --dir "$(DIR)" $(ARGS)
+
+test: prepare ## everything that a change must pass: format, lints, tests, cluster tests
+	@.ci/test
+
+soak: prepare ## the same claims, for hours: crash cases, simulation seeds, cluster faults
+	@.ci/soak
+
+figures: prepare ## run every benchmark that has a target, against etcd on the same disk
+	@echo "==> building (release)"
+	@$(CARGO) build --release --locked --bins
+	@tests-peers/etcd/build
+	@exec "$(TARGET)/release/chaos" figures $(ARGS)
+
+verify: ## what CI checks of the text: format, lints, documentation; writes nothing to the tree
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+fix: ## what `make verify` complains of, as far as tools can mend it
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --locked --fix --allow-dirty --allow-staged
+	$(CARGO) fmt --all
+
+prepare:
+	@.ci/prepare

@@ -1,0 +1,22 @@
+//! Clusters of real processes, hurt in every way that a machine can be, under load; and afterwards
+//! the question whether everybody was told the truth.
+//!
+//! One file a claim, one program for all of them: they run one after the other
+//! (`--test-threads=1`), since they measure times on the same cores.
+
+// A test that cannot go on says why by failing.
+#![allow(clippy::unwrap_used)]
+
+mod disk_full;
+mod everybody_killed;
+mod file_flipped;
+mod first_session;
+mod leader_cut_off;
+mod leader_killed;
+mod membership;
+mod node_paused;
+mod planned_stop;
+mod slow_disk;
+mod stranger;
+mod support;
+mod untrusted;

@@ -1,0 +1,133 @@
+//! Whether this node leads the group, as clients may rely on it.
+//!
+//! Being Raft's leader is not enough: until an entry of its own term is committed a leader does not
+//! know the tail, and one that has heard of no majority for an election timeout may be deposed
+//! already. Append streams end as soon as this says anything but `Leading` with their term.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::marks::Marks;
+use crate::raft::{Replica, Role, Timing};
+use crate::refusal::{self, Refusal};
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lead {
+    Leading {
+        term: u64,
+    },
+    /// Leading, and about to hand over: nothing more is given to Raft.
+    Moving(Refusal),
+    Not(Refusal),
+}
+
+pub(super) struct Handle {
+    lead: watch::Receiver<Lead>,
+    moving: Arc<watch::Sender<Option<Refusal>>>,
+}
+
+/// While it lives, the group takes no entries.
+pub(super) struct Moving(Arc<watch::Sender<Option<Refusal>>>);
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        self.0.send_replace(None);
+    }
+}
+
+impl Handle {
+    pub fn get(&self) -> Lead {
+        self.lead.borrow().clone()
+    }
+
+    pub fn watch(&self) -> watch::Receiver<Lead> {
+        self.lead.clone()
+    }
+
+    pub fn begin_moving(&self, why: Refusal) -> Moving {
+        self.moving.send_replace(Some(why));
+        Moving(self.moving.clone())
+    }
+}
+
+pub(super) fn new(
+    replica: Arc<Replica>,
+    marks: Arc<Marks>,
+    timing: Timing,
+    stop: CancellationToken,
+) -> (Handle, impl Future<Output = ()> + Send) {
+    let (publish, lead) = watch::channel(Lead::Not(refusal::not_leader(None)));
+    let moving = Arc::new(watch::Sender::new(None));
+    let task = follow(replica, marks, timing, stop, publish, moving.subscribe());
+    (Handle { lead, moving }, task)
+}
+
+async fn follow(
+    replica: Arc<Replica>,
+    marks: Arc<Marks>,
+    timing: Timing,
+    stop: CancellationToken,
+    publish: watch::Sender<Lead>,
+    mut moving: watch::Receiver<Option<Refusal>>,
+) {
+    let mut standing = replica.watch_standing();
+    let mut mark = marks.watch();
+    loop {
+        let now = decide(&replica, &marks, timing, moving.borrow_and_update().clone());
+        let leads = replica.standing().role == Role::Leader;
+        let settled = matches!(now, Lead::Leading { .. });
+        publish.send_if_modified(|lead| {
+            let changed = *lead != now;
+            *lead = now;
+            changed
+        });
+        // A follower waits for events only; a leader also watches the clock, for its quorum.
+        let tick = async {
+            match leads {
+                true => tokio::time::sleep(Duration::from_millis(timing.heartbeat_ms)).await,
+                false => std::future::pending().await,
+            }
+        };
+        // Until its first entry is committed, a new leader waits for that.
+        let committed = async {
+            match leads && !settled {
+                true => drop(mark.changed().await),
+                false => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            alive = standing.changed() => if !alive { break },
+            _ = moving.changed() => {}
+            () = committed => {}
+            () = tick => {}
+        }
+    }
+    publish.send_replace(Lead::Not(refusal::shutting_down()));
+}
+
+fn decide(replica: &Replica, marks: &Marks, timing: Timing, moving: Option<Refusal>) -> Lead {
+    let standing = replica.standing();
+    if standing.role != Role::Leader {
+        return Lead::Not(refusal::not_leader(standing.leader.map(|(_, member)| member.address)));
+    }
+    if let Some(frozen) = replica.frozen() {
+        return Lead::Not(Refusal::new(refusal::Reason::NotReady, frozen));
+    }
+    let quorum_age_ms = standing.quorum_age_ms.unwrap_or(u64::MAX);
+    if marks.get().tail_term != standing.term {
+        let message = "the new leader has not committed its first entry yet";
+        return Lead::Not(Refusal::new(refusal::Reason::NotReady, message));
+    }
+    if quorum_age_ms > timing.election_ms_max {
+        return Lead::Not(refusal::no_quorum());
+    }
+    match moving {
+        Some(why) => Lead::Moving(why),
+        None => Lead::Leading { term: standing.term },
+    }
+}

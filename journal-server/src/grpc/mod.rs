@@ -1,0 +1,90 @@
+//! The services on the wire: translate, check who asks, delegate.
+
+mod append;
+mod catalogue;
+mod cluster;
+mod journal;
+mod peer;
+
+pub use catalogue::CatalogueService;
+pub use cluster::ClusterService;
+pub use journal::JournalService;
+pub use peer::PeerService;
+
+use std::sync::Arc;
+
+use proto::JournalName;
+use proto::journal as wire;
+use tokio::sync::watch;
+use tonic::{Extensions, Status};
+
+use crate::caller::Caller;
+use crate::catalogue::Groups;
+use crate::group::Group;
+use crate::raft::CommandError;
+use crate::refusal::{self, Reason, Refusal};
+use crate::rules::{Action, Rules};
+use crate::state::{JournalRecord, TrimPolicy};
+
+/// The door, once there is something behind it: a node that still forms or waits has none.
+#[derive(Clone)]
+pub struct Doorway(watch::Receiver<Option<Door>>);
+
+impl Doorway {
+    pub fn new(door: watch::Receiver<Option<Door>>) -> Self {
+        Doorway(door)
+    }
+
+    fn open(&self) -> Result<Door, Refusal> {
+        let not_yet =
+            || Refusal::new(Reason::NotReady, "this node is still starting, or waits to be added to a cluster");
+        self.0.borrow().clone().ok_or_else(not_yet)
+    }
+}
+
+/// What every service needs: the groups, and who may do what with them.
+#[derive(Clone)]
+pub struct Door {
+    pub groups: Arc<Groups>,
+    pub rules: Rules,
+}
+
+impl Door {
+    /// Refuses what the rules do not permit to whoever sent the request.
+    fn allow(&self, extensions: &Extensions, action: Action, journal: &str) -> Result<(), Refusal> {
+        let caller = extensions.get::<Caller>().unwrap_or(&Caller::Anonymous);
+        let denied = |denied: crate::rules::Denied| Refusal::new(Reason::Forbidden, denied.to_string());
+        self.rules.decide(caller, action, journal).map_err(denied)
+    }
+
+    /// The group of that id, if the caller may.
+    fn group(&self, extensions: &Extensions, action: Action, id: u64) -> Result<Arc<Group>, Refusal> {
+        let name = match id {
+            0 => Some(JournalName::SYSTEM.to_owned()),
+            _ => self.groups.with_catalogue(|catalogue| catalogue.journals.get(&id).map(|j| j.name.clone())),
+        };
+        let name = name.ok_or_else(|| refusal::no_such_journal(id))?;
+        self.allow(extensions, action, &name)?;
+        self.groups.get(id)
+    }
+}
+
+fn status_of(error: CommandError) -> Status {
+    match error {
+        CommandError::Refused(refusal) => refusal.into(),
+        CommandError::Unknown(why) => Status::unknown(why),
+    }
+}
+
+fn journal_info(id: u64, record: Option<&JournalRecord>) -> wire::JournalInfo {
+    let policy = |record: &JournalRecord| match record.policy {
+        TrimPolicy::Free => wire::TrimPolicy::Free,
+        TrimPolicy::Checkpointed => wire::TrimPolicy::Checkpointed,
+    };
+    wire::JournalInfo {
+        id,
+        name: record.map_or_else(|| JournalName::SYSTEM.to_owned(), |record| record.name.clone()),
+        policy: record.map_or(wire::TrimPolicy::Unspecified, policy).into(),
+        quota_bytes: record.map_or(0, |record| record.quota_bytes),
+    }
+}

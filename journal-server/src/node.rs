@@ -1,0 +1,193 @@
+//! What the node knows of itself and of its peers, apart from any group: identity, health, disk; and
+//! the loop that looks after it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use proto::peer::{NodeHealth, control_reply, control_request};
+use proto::{NodeId, journal as wire};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::catalogue::Groups;
+use crate::config::Config;
+use crate::disk::{Disk, DiskHealth};
+use crate::forming::Forming;
+use crate::group::Lead;
+use crate::health::{Check, Health};
+use crate::identity::{Identity, Member};
+use crate::raft::Role;
+use crate::refusal::Refusal;
+
+/// How often nodes tell each other how they are.
+const EXCHANGE: Duration = Duration::from_millis(500);
+/// A peer not heard for so long is not reachable.
+const SILENCE: Duration = Duration::from_secs(2);
+
+pub struct Node {
+    name: String,
+    address: String,
+    identity: Identity,
+    pub disk: Disk,
+    health: Health,
+    pub forming: Forming,
+    started: Instant,
+    peers: Mutex<BTreeMap<u64, (Instant, NodeHealth)>>,
+}
+
+impl Node {
+    pub fn new(
+        config: &Config,
+        address: &str,
+        identity: Identity,
+        disk: Disk,
+        health: Health,
+        forming: Forming,
+    ) -> Arc<Node> {
+        Arc::new(Node {
+            name: config.name.clone(),
+            address: address.to_owned(),
+            identity,
+            disk,
+            health,
+            forming,
+            started: Instant::now(),
+            peers: Mutex::default(),
+        })
+    }
+
+    /// What this node says of itself to its peers.
+    pub fn say(&self) -> NodeHealth {
+        NodeHealth {
+            room: self.disk.room() as u32,
+            free_bytes: self.disk.space().free_bytes,
+            disk: self.disk.health() as u32,
+            sync_p99_us: self.disk.sync_times().p99.as_micros() as u64,
+        }
+    }
+
+    pub fn heard(&self, from: NodeId, health: NodeHealth) {
+        self.peers.lock().insert(from.0, (Instant::now(), health));
+    }
+
+    pub fn reachable(&self, node: NodeId) -> bool {
+        self.peers.lock().get(&node.0).is_some_and(|(at, _)| at.elapsed() < SILENCE)
+    }
+
+    /// Whether a majority of the other members has a healthy disk.
+    fn peers_well(&self, others: &[u64]) -> bool {
+        let peers = self.peers.lock();
+        let well = |node: &&u64| {
+            peers.get(node).is_some_and(|(at, health)| {
+                at.elapsed() < SILENCE && DiskHealth::from_wire(health.disk) == DiskHealth::Ok
+            })
+        };
+        !others.is_empty() && others.iter().filter(well).count() * 2 > others.len()
+    }
+
+    /// A status without groups and members.
+    pub fn status(&self) -> wire::StatusReply {
+        let (space, syncs) = (self.disk.space(), self.disk.sync_times());
+        wire::StatusReply {
+            cluster_id: self.identity.cluster_id().map(|id| id.to_string()).unwrap_or_default(),
+            node_id: self.identity.node_id().0,
+            name: self.name.clone(),
+            address: self.address.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_ms: self.started.elapsed().as_millis() as u64,
+            live: self.health.live(),
+            ready: self.health.ready(),
+            reasons: self.health.reasons(),
+            disk: Some(wire::DiskStatus {
+                total_bytes: space.total_bytes,
+                free_bytes: space.free_bytes,
+                journal_bytes: self.disk.journal_bytes(),
+                room: self.disk.room().to_string(),
+                sync_p50_us: syncs.p50.as_micros() as u64,
+                sync_p99_us: syncs.p99.as_micros() as u64,
+                sync_max_us: syncs.max.as_micros() as u64,
+                health: self.disk.health().to_string(),
+                ..wire::DiskStatus::default()
+            }),
+            ..wire::StatusReply::default()
+        }
+    }
+
+    pub async fn admit_joining(
+        &self,
+        address: &str,
+        members: Vec<Member>,
+    ) -> Result<(u64, crate::state::Member), Refusal> {
+        let (node, name) = self.forming.admit(address, members).await?;
+        Ok((node, crate::state::Member { name, address: address.to_owned() }))
+    }
+}
+
+/// Talks to the peers, counts the disk, judges readiness, and gives leadership away when the disk asks
+/// for it. Ends with the node.
+pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check: Check, stop: CancellationToken) {
+    let mut transfers = disk.transfers();
+    loop {
+        let others: Vec<(u64, crate::state::Member)> = {
+            let own = groups.shared().node();
+            let nodes = groups.system().standing().nodes;
+            nodes.into_iter().filter(|(id, _)| *id != own).collect()
+        };
+        for (id, member) in &others {
+            let peer = groups.shared().peers.get(*id, &member.address);
+            let (node, id) = (node.clone(), *id);
+            groups.shared().tasks.spawn(async move {
+                let health = control_request::Kind::Health(node.say());
+                if let Ok(control_reply::Kind::Health(health)) = peer.control(health, EXCHANGE * 2).await {
+                    node.heard(NodeId(id), health);
+                }
+            });
+        }
+        let ids: Vec<u64> = others.iter().map(|(id, _)| *id).collect();
+        disk.set_peers_well(node.peers_well(&ids));
+        disk.set_journal_bytes(groups.all().iter().map(|group| group.replica().log().disk_bytes()).sum());
+        match not_ready(&groups) {
+            Some(why) => check.not_ready(why),
+            None => check.ok(),
+        }
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            asked = transfers.changed() => if asked.is_ok() {
+                tracing::warn!("the disk is slow: giving leadership away");
+                groups.hand_over().await;
+            },
+            () = tokio::time::sleep(if check_soon(&groups) { Duration::from_millis(20) } else { EXCHANGE }) => {}
+        }
+    }
+}
+
+/// While the node is coming up it looks often, so that readiness is not told late.
+fn check_soon(groups: &Groups) -> bool {
+    not_ready(groups).is_some()
+}
+
+/// Why clients should not be sent here, if they should not.
+fn not_ready(groups: &Groups) -> Option<String> {
+    if let Some((id, trouble)) = groups.troubles().into_iter().next() {
+        return Some(format!("journal {id}: {trouble}"));
+    }
+    for group in groups.all() {
+        let standing = group.standing();
+        if standing.role == Role::Stopped {
+            return Some(format!("group {} has stopped: {}", group.id(), standing.fatal.unwrap_or_default()));
+        }
+        if let Some(frozen) = group.replica().frozen() {
+            return Some(format!("group {}: {frozen}", group.id()));
+        }
+        if standing.leader.is_none() {
+            return Some(format!("group {} has no leader that this node knows of", group.id()));
+        }
+        if standing.role == Role::Leader && matches!(group.lead(), Lead::Not(_)) {
+            return Some(format!("group {}: its new leader, this node, is not ready yet", group.id()));
+        }
+    }
+    None
+}

@@ -1,0 +1,169 @@
+//! What peers ask of a replica: their messages translated, handed to openraft, and its answers
+//! translated back. A message that no correct peer sends ends its stream and touches nothing.
+
+use std::sync::Arc;
+
+use futures::{Stream, StreamExt, stream};
+use openraft::errors::RaftError;
+
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, StreamAppendError, StreamAppendResult, TransferLeaderRequest,
+    VoteRequest, VoteResponse,
+};
+use openraft::storage::{Snapshot, SnapshotMeta};
+use proto::peer::{self, append_entries_reply::Outcome};
+
+use super::Replica;
+use super::state_machine::SnapshotData;
+use super::types::{self, Malformed, StoredMembership, TypeConfig, malformed};
+
+/// Says whether a request with these entries may be taken; the text says why not.
+pub trait Room: Send + Sync + 'static {
+    fn takes(&self, entries: &[peer::LogEntry]) -> Result<(), String>;
+}
+
+impl Replica {
+    /// Serves one replication stream. The first message shows what is durable here.
+    ///
+    /// The vote and the entries reach openraft in the order of the stream; replies keep it. A
+    /// request without room ends the stream before openraft hears of it.
+    pub fn replicate<S>(
+        self: &Arc<Self>,
+        requests: S,
+        room: Arc<dyn Room>,
+    ) -> impl Stream<Item = peer::AppendEntriesReply> + Send + 'static
+    where
+        S: Stream<Item = Result<peer::AppendEntries, tonic::Status>> + Send + Unpin + 'static,
+    {
+        let last = self.log.durable().map(|id| peer::LogId { term: id.term, position: id.position });
+        let opened = peer::AppendEntriesReply { term: 0, outcome: Some(Outcome::Opened(peer::Opened { last })) };
+
+        // What ends the input early is said as the last reply.
+        let (last_word, said) = tokio::sync::oneshot::channel();
+        let (terms, replied_terms) = tokio::sync::mpsc::unbounded_channel();
+        let group = self.group;
+        let input = stream::unfold((requests, Some(last_word)), move |(mut requests, mut last_word)| {
+            let (room, terms) = (room.clone(), terms.clone());
+            async move {
+                let request = requests.next().await?.ok()?;
+                let word = match room.takes(&request.entries) {
+                    Err(room) => Outcome::Full(peer::Full { room }),
+                    Ok(()) => match request_in(group, request) {
+                        Ok(request) => {
+                            // At most openraft's own pipeline of terms waits here.
+                            let _ = terms.send(types::segment_vote(&request.vote).term);
+                            return Some((request, (requests, last_word)));
+                        }
+                        Err(error) => Outcome::Refused(error.to_string()),
+                    },
+                };
+                if let Some(last_word) = last_word.take() {
+                    let _ = last_word.send(word);
+                }
+                None
+            }
+        });
+        let results = self.raft.stream_append(Box::pin(input)).boxed();
+        let replies = stream::unfold((results, replied_terms), |(mut results, mut terms)| async move {
+            let outcome = match results.next().await? {
+                Ok(result) => result_out(result),
+                Err(fatal) => Outcome::Refused(fatal.to_string()),
+            };
+            let term = terms.recv().await.unwrap_or_default();
+            Some((peer::AppendEntriesReply { term, outcome: Some(outcome) }, (results, terms)))
+        });
+        let last = stream::once(said).filter_map(|word| async move {
+            word.ok().map(|word| peer::AppendEntriesReply { term: 0, outcome: Some(word) })
+        });
+        stream::once(async { opened }).chain(replies).chain(last)
+    }
+
+    /// One request without a stream: a heartbeat.
+    pub async fn heartbeat(&self, request: peer::AppendEntries) -> Result<peer::AppendEntriesReply, String> {
+        let request = request_in(self.group, request).map_err(|error| error.to_string())?;
+        let term = types::segment_vote(&request.vote).term;
+        let (prev, last) = (request.prev_log_id, request.entries.last().map(|entry| entry.log_id));
+        let outcome = match self.raft.append_entries(request).await.map_err(|error| error.to_string())? {
+            AppendEntriesResponse::Success => matched_out(last.or(prev)),
+            AppendEntriesResponse::PartialSuccess(upto) => matched_out(upto),
+            AppendEntriesResponse::HigherVote(vote) => Outcome::HigherVote(types::vote_out(&vote)),
+            AppendEntriesResponse::Conflict => {
+                Outcome::Conflict(peer::Conflict { at: prev.as_ref().map(types::id_out) })
+            }
+        };
+        Ok(peer::AppendEntriesReply { term, outcome: Some(outcome) })
+    }
+
+    pub async fn vote(&self, request: peer::VoteRequest) -> Result<peer::VoteReply, String> {
+        let request = vote_in(request).map_err(|error| error.to_string())?;
+        self.raft.vote(request).await.map(vote_out).map_err(|error: RaftError<_>| error.to_string())
+    }
+
+    pub async fn pre_vote(&self, request: peer::VoteRequest) -> Result<peer::VoteReply, String> {
+        let request = vote_in(request).map_err(|error| error.to_string())?;
+        self.raft.pre_vote(request).await.map(vote_out).map_err(|error: RaftError<_>| error.to_string())
+    }
+
+    pub async fn transfer(&self, request: peer::TransferRequest) -> Result<peer::TransferReply, String> {
+        let from = types::vote_in(request.from).map_err(|error| error.to_string())?;
+        let request = TransferLeaderRequest::new(from, request.to, request.last.map(types::id_in));
+        Ok(match self.raft.handle_transfer_leader(request).await.map_err(|fatal| fatal.to_string())? {
+            Ok(()) => peer::TransferReply { accepted: true, why: String::new() },
+            Err(error) => peer::TransferReply { accepted: false, why: error.to_string() },
+        })
+    }
+
+    pub async fn snapshot(&self, request: peer::SnapshotRequest) -> Result<peer::SnapshotReply, String> {
+        let text = |error: Malformed| error.to_string();
+        let vote = types::vote_in(request.vote).map_err(text)?;
+        let membership = types::membership_in(request.membership.unwrap_or_default()).map_err(text)?;
+        let last = request.last.ok_or_else(|| text(malformed("the snapshot's position is missing")))?;
+        let meta = SnapshotMeta {
+            last_log_id: Some(types::id_in(last)),
+            last_membership: StoredMembership::new(request.membership_at.map(types::id_in), membership),
+        };
+        let snapshot = SnapshotData { version: request.state, chain: request.chain };
+        let snapshot = Snapshot { meta, snapshot };
+        let reply = self.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| fatal.to_string())?;
+        Ok(peer::SnapshotReply { vote: Some(types::vote_out(&reply.vote)) })
+    }
+}
+
+fn request_in(group: u64, request: peer::AppendEntries) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+    if request.group_id != group {
+        return Err(malformed(format!("group {} on the stream of group {group}", request.group_id)));
+    }
+    let entries: Result<Vec<_>, _> = request.entries.into_iter().map(types::entry_in).collect();
+    Ok(AppendEntriesRequest {
+        vote: types::vote_in(request.vote)?,
+        prev_log_id: request.prev.map(types::id_in),
+        entries: entries?,
+        leader_commit: request.committed.map(types::id_in),
+    })
+}
+
+fn matched_out(upto: Option<types::LogId>) -> Outcome {
+    Outcome::Matched(peer::Matched { upto: upto.as_ref().map(types::id_out) })
+}
+
+fn result_out(result: StreamAppendResult<TypeConfig>) -> Outcome {
+    match result {
+        Ok(upto) => matched_out(upto),
+        Err(StreamAppendError::Conflict(at)) => Outcome::Conflict(peer::Conflict { at: Some(types::id_out(&at)) }),
+        Err(StreamAppendError::HigherVote(vote)) => Outcome::HigherVote(types::vote_out(&vote)),
+    }
+}
+
+fn vote_in(request: peer::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {
+    let mut vote = VoteRequest::new(types::vote_in(request.vote)?, request.last.map(types::id_in));
+    vote.leadership_transfer = request.transfer;
+    Ok(vote)
+}
+
+fn vote_out(reply: VoteResponse<TypeConfig>) -> peer::VoteReply {
+    peer::VoteReply {
+        vote: Some(types::vote_out(&reply.vote)),
+        granted: reply.vote_granted,
+        last: reply.last_log_id.as_ref().map(types::id_out),
+    }
+}

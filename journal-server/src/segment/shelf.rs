@@ -1,0 +1,128 @@
+//! Where the next segment's file comes from: a pre-written spare if the keeper has made one, else a
+//! new, empty file that grows as it is written. The writer never waits for the pre-writing.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::format::file_name;
+use super::fs::{File, Fs};
+
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+#[derive(Debug)]
+pub(crate) struct Spare {
+    pub path: PathBuf,
+    pub file: Arc<dyn File>,
+    pub file_bytes: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shelf {
+    pub fs: Arc<dyn Fs>,
+    pub dir: PathBuf,
+    segment_bytes: u64,
+    stock: Mutex<Stock>,
+    spare_bytes: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Stock {
+    /// The highest number that is in use: a spare for it or one below is too late.
+    taken: u64,
+    spare: Option<(u64, Spare)>,
+}
+
+impl Shelf {
+    pub(crate) fn new(fs: Arc<dyn Fs>, dir: &Path, segment_bytes: u64, taken: u64) -> Self {
+        Shelf {
+            fs,
+            dir: dir.to_path_buf(),
+            segment_bytes,
+            stock: Mutex::new(Stock { taken, spare: None }),
+            spare_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// A file for segment `number`, its name durable, its bytes all zero.
+    pub(crate) fn take(&self, number: u64) -> io::Result<Spare> {
+        let mut stock = self.stock.lock();
+        stock.taken = number;
+        self.spare_bytes.store(0, Ordering::Relaxed);
+        if let Some((spare_number, spare)) = stock.spare.take()
+            && spare_number == number
+        {
+            return Ok(spare);
+        }
+        let path = self.dir.join(file_name(number));
+        let file = self.fs.create(&path)?;
+        self.fs.sync_dir(&self.dir)?;
+        Ok(Spare { path, file, file_bytes: 0 })
+    }
+
+    /// Puts back what recovery found unused.
+    pub(crate) fn put(&self, number: u64, spare: Spare) {
+        self.spare_bytes.store(spare.file_bytes, Ordering::Relaxed);
+        self.stock.lock().spare = Some((number, spare));
+    }
+
+    pub(crate) fn has_spare(&self) -> bool {
+        self.stock.lock().spare.is_some()
+    }
+
+    pub(crate) fn spare_bytes(&self) -> u64 {
+        self.spare_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Makes the spare for segment `number`: zeros, sync, rename, directory sync. An error (a full
+    /// disk, say) leaves nothing behind; the writer does without.
+    pub(crate) fn prepare(&self, number: u64) -> io::Result<()> {
+        let temporary = self.dir.join(format!("{}.tmp", file_name(number)));
+        let made = self.write_zeros(&temporary);
+        let mut stock = self.stock.lock();
+        let file = match made {
+            Ok(file) if stock.taken < number => file,
+            Ok(_) => return self.fs.unlink(&temporary),
+            Err(error) => {
+                // Best effort: the next start removes what is left.
+                let _ = self.fs.unlink(&temporary);
+                return Err(error);
+            }
+        };
+        let path = self.dir.join(file_name(number));
+        self.fs.rename(&temporary, &path)?;
+        self.fs.sync_dir(&self.dir)?;
+        self.spare_bytes.store(self.segment_bytes, Ordering::Relaxed);
+        stock.spare = Some((number, Spare { path, file, file_bytes: self.segment_bytes }));
+        Ok(())
+    }
+
+    pub(crate) fn write_zeros(&self, path: &Path) -> io::Result<Arc<dyn File>> {
+        let file = self.fs.create(path)?;
+        zero(file.as_ref(), 0, self.segment_bytes)?;
+        file.sync()?;
+        Ok(file)
+    }
+}
+
+/// Writes zeros over `[from, to)`.
+pub(crate) fn zero(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
+    const CHUNK: usize = 16;
+    let mut at = from;
+    while at < to {
+        let mut left = to - at;
+        let mut slices = Vec::with_capacity(CHUNK);
+        let start = at;
+        while left > 0 && slices.len() < CHUNK {
+            let len = left.min(ZEROS.len() as u64);
+            slices.push(io::IoSlice::new(&ZEROS[..len as usize]));
+            left -= len;
+            at += len;
+        }
+        file.write_all_at(&slices, start)?;
+    }
+    Ok(())
+}
