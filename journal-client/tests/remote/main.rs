@@ -1,5 +1,7 @@
 //! The remote journal against scripted nodes: what it does on the bad days.
 
+#![allow(clippy::unwrap_used)]
+
 mod appending;
 mod asking;
 mod moving;
