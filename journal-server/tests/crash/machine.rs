@@ -188,7 +188,7 @@ impl Machine {
                     _ => Act::Vote(next),
                 }
             }
-            50..66 => {
+            60..66 => {
                 // Never what is known to be committed.
                 let low = committed.map_or(0, |id| id.position + 1);
                 let Some(last) = last.filter(|last| last.position >= low) else { return };
@@ -435,11 +435,6 @@ impl Machine {
         let found = read_picture(&self.running().log)?;
         let asked = &self.oracle.asked;
         check(found == *asked, || format!("the log is {found:?}, asked for was {asked:?}"))
-    }
-
-    /// What is in force at the end of the log.
-    pub fn asked(&self) -> &Picture {
-        &self.oracle.asked
     }
 
     fn note_answers(&mut self) -> Result<(), String> {
