@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
-use super::model::{Act, Oracle, Picture, body, check, read_picture};
+use super::model::{Act, Oracle, body, check, read_picture};
 
 pub const DIR: &str = "/disk/journal";
 pub const IDS: Ids = Ids { cluster: 7, node: 3, group: 11 };
