@@ -6,6 +6,7 @@ mod flips;
 mod machine;
 mod model;
 mod mutants;
+mod stories;
 
 use std::env;
 use std::io::{self, Write};
