@@ -39,7 +39,7 @@ fn a_flipped_bit_is_never_served_and_never_takes_what_was_synced() {
     for seed in 0..super::number("FLIP_CASES").unwrap_or(400) {
         flip_some(seed, &mut seen).unwrap_or_else(|why| panic!("{why}\nflip case {seed}"));
     }
-    println!("flipped bits: {seen:?}");
+    super::tell(&format!("flipped bits: {seen:?}"));
     for (what, count) in [
         ("harmless", seen.harmless),
         ("cut", seen.cut),
@@ -68,7 +68,7 @@ fn a_sector_that_cannot_be_read_is_reported_and_takes_nothing_that_was_synced() 
             }
         }
     }
-    println!("unreadable sectors: {reported} reported, {whole} where nothing was asked for");
+    super::tell(&format!("unreadable sectors: {reported} reported, {whole} where nothing was asked for"));
     assert!(reported > 100);
 }
 
