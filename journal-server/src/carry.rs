@@ -125,7 +125,7 @@ async fn steps(groups: &Arc<Groups>, group: &Arc<Group>, catalogue: &Catalogue) 
             MemberStep::SetVoters(voters) if !voters.contains(&own) => {
                 // Whoever leaves hands over first; the next leader takes the step.
                 let to = voters.iter().copied().find(|node| replica.view().caught_up.contains(node));
-                if let Err(refusal) = group.transfer(to).await {
+                if let Err(refusal) = group.transfer(to, |_| true).await {
                     tracing::debug!(id = group.id(), "not handed over yet: {refusal}");
                 }
                 return Ok(true);

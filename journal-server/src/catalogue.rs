@@ -201,10 +201,11 @@ impl Groups {
     }
 
     /// Hands all leaderships over, for a stop that nobody should notice.
-    pub async fn hand_over(&self) {
+    /// Only to nodes that `may` lead.
+    pub async fn hand_over(&self, may: impl Fn(u64) -> bool) {
         for group in self.all() {
             if matches!(group.lead(), Lead::Leading { .. })
-                && let Err(refusal) = group.transfer(None).await
+                && let Err(refusal) = group.transfer(None, &may).await
             {
                 tracing::warn!(id = group.id(), "the leadership could not be handed over: {refusal}");
             }

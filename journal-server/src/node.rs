@@ -13,13 +13,13 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Groups;
 use crate::config::Config;
-use crate::disk::{Disk, DiskHealth};
+use crate::disk::{Disk, DiskHealth, Room};
 use crate::forming::Forming;
-use crate::group::Lead;
+use crate::group::{Admission, Lead};
 use crate::health::{Check, Health};
 use crate::identity::{Identity, Member};
 use crate::raft::Role;
-use crate::refusal::Refusal;
+use crate::refusal::{Reason, Refusal};
 
 /// How often nodes tell each other how they are.
 const EXCHANGE: Duration = Duration::from_millis(500);
@@ -35,6 +35,8 @@ pub struct Node {
     pub forming: Forming,
     started: Instant,
     peers: Mutex<BTreeMap<u64, (Instant, NodeHealth)>>,
+    /// The other members, as last looked at.
+    others: Mutex<Vec<u64>>,
 }
 
 impl Node {
@@ -55,6 +57,7 @@ impl Node {
             forming,
             started: Instant::now(),
             peers: Mutex::default(),
+            others: Mutex::default(),
         })
     }
 
@@ -74,6 +77,22 @@ impl Node {
 
     pub fn reachable(&self, node: NodeId) -> bool {
         self.peers.lock().get(&node.0).is_some_and(|(at, _)| at.elapsed() < SILENCE)
+    }
+
+    /// Whether a peer said lately that its disk has room.
+    fn has_room(&self, node: u64) -> bool {
+        let peers = self.peers.lock();
+        let fresh = peers.get(&node).filter(|(at, _)| at.elapsed() < SILENCE);
+        // One that says nothing is judged by Raft, not here.
+        fresh.is_none_or(|(_, health)| Room::from_wire(health.room) == Room::Ok)
+    }
+
+    /// Whether a majority of the members, this node among them, has room for ordinary entries.
+    fn majority_has_room(&self) -> bool {
+        let others = self.others.lock().clone();
+        let own = usize::from(self.disk.room() == Room::Ok);
+        let with = own + others.iter().filter(|node| self.has_room(**node)).count();
+        with * 2 > others.len() + 1
     }
 
     /// Whether a majority of the other members has a healthy disk.
@@ -125,6 +144,19 @@ impl Node {
     }
 }
 
+impl Admission for Node {
+    fn admit(&self, urgent: bool) -> Result<(), Refusal> {
+        let refuse = |message: String| Err(Refusal::new(Reason::NoRoom, message));
+        if !self.disk.admits(urgent) {
+            return refuse(format!("the leader's disk is short of room (level: {})", self.disk.room()));
+        }
+        if !urgent && !self.majority_has_room() {
+            return refuse("the disks of a majority of the nodes are short of room".to_owned());
+        }
+        Ok(())
+    }
+}
+
 /// Talks to the peers, counts the disk, judges readiness, and gives leadership away when the disk asks
 /// for it. Ends with the node.
 pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check: Check, stop: CancellationToken) {
@@ -146,6 +178,11 @@ pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check:
             });
         }
         let ids: Vec<u64> = others.iter().map(|(id, _)| *id).collect();
+        *node.others.lock() = ids.clone();
+        // A leader that alone is short of room hands over to one that is not.
+        if disk.room() != Room::Ok && node.majority_has_room() {
+            groups.hand_over(|id| node.has_room(id)).await;
+        }
         disk.set_peers_well(node.peers_well(&ids));
         disk.set_journal_bytes(groups.all().iter().map(|group| group.replica().log().disk_bytes()).sum());
         match not_ready(&groups) {
@@ -157,7 +194,7 @@ pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check:
             () = stop.cancelled() => return,
             asked = transfers.changed() => if asked.is_ok() {
                 tracing::warn!("the disk is slow: giving leadership away");
-                groups.hand_over().await;
+                groups.hand_over(|_| true).await;
             },
             () = tokio::time::sleep(if check_soon(&groups) { Duration::from_millis(20) } else { EXCHANGE }) => {}
         }

@@ -202,7 +202,7 @@ impl Server {
         let groups = self.groups();
         let orderly = async {
             if let Some(groups) = groups {
-                groups.hand_over().await;
+                groups.hand_over(|_| true).await;
                 groups.close().await;
             }
             self.stop.cancel();
@@ -250,6 +250,7 @@ impl Opening {
             options: Options {
                 segment_bytes: config.limits.segment_bytes,
                 ring_bytes: config.limits.ring_bytes as usize,
+                sync_watch: Some(Arc::new(self.disk.clone())),
                 ..Options::default()
             },
             timing: Timing {
@@ -258,7 +259,7 @@ impl Opening {
                 election_ms_max: config.raft.election_max.as_millis() as u64,
             },
             peers: Arc::new(Peers::new(self.dial.clone(), speaker)),
-            admission: Arc::new(self.disk.clone()),
+            admission: self.node.clone(),
             limits: Limits {
                 entry_bytes: config.limits.entry_bytes as usize,
                 stream_bytes: config.limits.inflight_bytes as usize,
@@ -316,15 +317,12 @@ impl Dial for Dialer {
     }
 }
 
-impl crate::group::Admission for Disk {
-    fn admit(&self, urgent: bool) -> Result<(), crate::refusal::Refusal> {
-        match self.admits(urgent) {
-            true => Ok(()),
-            false => {
-                let message = format!("the leader's disk is short of room (level: {})", self.room());
-                Err(crate::refusal::Refusal::new(crate::refusal::Reason::NoRoom, message))
-            }
-        }
+impl crate::segment::SyncWatch for Disk {
+    fn watch(&self, sync: &mut dyn FnMut() -> std::io::Result<()>) -> std::io::Result<()> {
+        let timer = self.sync_begins();
+        let result = sync();
+        timer.done();
+        result
     }
 }
 

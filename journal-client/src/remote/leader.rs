@@ -1,8 +1,9 @@
 //! Who leads a journal, as far as this client knows, and what it has seen of the journal's course:
-//! the newest term, the highest tail. Hints are believed until they fail; whoever failed as leader
-//! is not asked again before somebody names a newer term, unless nobody names anyone else.
+//! the newest term, the highest tail. Hints are believed until they fail; whoever failed as leader of a
+//! term is not asked again in that term, unless more than half of the nodes insist or nobody else is
+//! named.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,9 +37,12 @@ pub(crate) struct Leader {
 #[derive(Default)]
 struct State {
     address: Option<String>,
-    /// Who was the leader of which term, and failed as such.
-    failed: Option<(String, u64)>,
+    /// Who was said to lead the newest term, and failed as its leader.
+    failed: BTreeSet<String>,
 }
+
+/// More are not remembered: hints may name anybody.
+const FAILED_MAX: usize = 64;
 
 impl Leader {
     pub fn new(nodes: Arc<Nodes>, id: JournalId, attempt_timeout: Duration, patience: Duration) -> Self {
@@ -67,6 +71,7 @@ impl Leader {
             if newer {
                 *newest = term;
                 state.address = None;
+                state.failed.clear();
             }
             newer
         });
@@ -79,6 +84,7 @@ impl Leader {
         if term >= self.newest_term() && state.address.as_deref() != Some(address) {
             state.address = Some(address.to_owned());
         }
+        state.failed.remove(address);
     }
 
     pub fn newest_term(&self) -> u64 {
@@ -123,8 +129,11 @@ impl Leader {
         let mut state = self.state.lock();
         if state.address.as_deref().is_none_or(|known| known == address) {
             state.address = None;
-            state.failed = Some((address.to_owned(), self.newest_term()));
         }
+        if state.failed.len() >= FAILED_MAX {
+            state.failed.clear();
+        }
+        state.failed.insert(address.to_owned());
     }
 
     /// The node refused, and may have said who leads instead. Whether it named somebody new.
@@ -134,12 +143,12 @@ impl Leader {
             return false;
         }
         self.failed(address);
-        match &refusal.leader {
-            Some(hint) if hint != address => {
-                let mut state = self.state.lock();
-                let new = state.address.as_ref() != Some(hint);
-                state.address = Some(hint.clone());
-                new
+        let mut state = self.state.lock();
+        let named = refusal.leader.as_ref().filter(|hint| !state.failed.contains(*hint)).cloned();
+        match named {
+            Some(hint) if state.address.is_none() => {
+                state.address = Some(hint);
+                true
             }
             _ => false,
         }
@@ -157,7 +166,6 @@ impl Leader {
                 (address, said)
             })
             .collect();
-        let failed = self.state.lock().failed.clone();
         let mut insisted: BTreeMap<(u64, String), usize> = BTreeMap::new();
         let mut refusals = Vec::new();
         let mut troubles = Vec::new();
@@ -176,11 +184,12 @@ impl Leader {
                 troubles.push(format!("{address}: knows no leader"));
                 continue;
             };
-            let stale = said.term < self.newest_term();
-            let fails = failed.as_ref().is_some_and(|(who, term)| *who == leader && said.term <= *term);
-            if !stale && !fails {
-                self.state.lock().address = Some(leader.clone());
-                return Ok(leader);
+            if said.term >= self.newest_term() {
+                let mut state = self.state.lock();
+                if !state.failed.contains(&leader) {
+                    state.address = Some(leader.clone());
+                    return Ok(leader);
+                }
             }
             let insist = insisted.entry((said.term, leader)).or_default();
             *insist += 1;

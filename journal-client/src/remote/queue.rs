@@ -504,7 +504,7 @@ impl State {
     fn reject(&mut self, kind: Kind, taken: Vec<Pending>, why: Refusal) -> Answers {
         if why.reason.is_of_the_node() {
             let again = match kind {
-                Kind::Own => why.reason == Reason::Moved && !self.broken,
+                Kind::Own => why.reason == Reason::Moved,
                 Kind::Shared => true,
             };
             if again {
@@ -613,3 +613,6 @@ fn stream_ended() -> Refusal {
 fn too_large(bytes: usize, max: usize) -> Refusal {
     Refusal::new(Reason::TooLarge, format!("an entry of {bytes} bytes; the journal takes at most {max}"))
 }
+
+#[cfg(test)]
+mod tests;

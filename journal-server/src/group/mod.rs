@@ -265,13 +265,13 @@ impl Group {
     /// Moves the leadership to `to`, or to the follower that is furthest: stops feeding Raft, waits
     /// until all it fed is committed, then asks the follower to take over. Callers see only entries
     /// that were never fed refused, with `Moved`.
-    pub async fn transfer(&self, to: Option<u64>) -> Result<u64, Refusal> {
+    pub async fn transfer(&self, to: Option<u64>, may: impl Fn(u64) -> bool) -> Result<u64, Refusal> {
         let Lead::Leading { term } = self.lead() else {
             return Err(refusal::not_leader(self.standing().leader.map(|(_, member)| member.address)));
         };
         let standing = self.standing();
         let voters = standing.configs.last().cloned().unwrap_or_default();
-        let healthy = |id: &u64| *id != self.shared.node() && !self.replica.acknowledged().is_shut_out(*id);
+        let healthy = |id: &u64| *id != self.shared.node() && may(*id) && !self.replica.acknowledged().is_shut_out(*id);
         let candidates = voters.into_iter().filter(healthy);
         let target = match to {
             Some(to) => candidates.into_iter().find(|id| *id == to),

@@ -54,7 +54,10 @@ impl cluster_server::Cluster for ClusterService {
                 }
             })
             .collect();
-        status.change = catalogue.change.map(|change| describe(&change)).unwrap_or_default();
+        // A node that was removed never hears how the change ended.
+        let member = catalogue.members.contains_key(&groups.shared().node());
+        let change = catalogue.change.filter(|_| member);
+        status.change = change.map(|change| describe(&change)).unwrap_or_default();
         Ok(Response::new(status))
     }
 
@@ -95,7 +98,7 @@ impl cluster_server::Cluster for ClusterService {
         };
         let mut moved = Vec::new();
         for group in groups {
-            let leader = NodeId(group.transfer(to).await?);
+            let leader = NodeId(group.transfer(to, |_| true).await?);
             moved.push(format!("journal {} is led by {leader} now", group.id()));
         }
         Ok(Response::new(wire::TransferLeaderReply { moved }))

@@ -270,21 +270,27 @@ impl Link {
     }
 
     /// Opens a replication stream and feeds it, at most [`PIPELINE`] requests ahead of the replies.
-    async fn replicate<'s, S>(&'s mut self, input: S) -> Rpc<AppendResults<'s>>
+    async fn replicate<'s, S>(&'s mut self, mut input: S) -> Rpc<AppendResults<'s>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         self.refuse_shut_out()?;
+        // openraft's backoff lives in the request stream: connecting before there is a request would
+        // try a dead peer again and again without a pause.
+        let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
         let window = Arc::new(Window { free: Semaphore::new(PIPELINE), under_way: AtomicUsize::new(0) });
         let requests = {
             let (window, group) = (window.clone(), self.group);
-            stream::unfold(input, move |mut input| {
+            stream::unfold((Some(first), input), move |(mut first, mut input)| {
                 let window = window.clone();
                 async move {
                     window.free.acquire().await.ok()?.forget();
-                    let request = input.next().await?;
+                    let request = match first.take() {
+                        Some(first) => first,
+                        None => input.next().await?,
+                    };
                     window.under_way.fetch_add(1, Ordering::Relaxed);
-                    Some((request_out(group, request), input))
+                    Some((request_out(group, request), (first, input)))
                 }
             })
         };

@@ -26,5 +26,5 @@ mod writer;
 pub use keeper::{Keeper, drive_keeper, spawn_keeper_thread};
 pub use log::Log;
 pub use recovery::{Damaged, Opened, Report, open};
-pub use types::{Done, Error, Hole, Ids, Kind, LogEntry, LogId, Options, Version, Vote, chain_next};
+pub use types::{Done, Error, Hole, Ids, Kind, LogEntry, LogId, Options, SyncWatch, Version, Vote, chain_next};
 pub use writer::{Plan, Step, Writer, drive_writer, spawn_writer_thread};

@@ -100,6 +100,22 @@ pub(crate) fn frame_at(window: &mut Window, ids: &Ids, segment: u64, offset: u64
     })
 }
 
+/// Where to go on behind a frame that cannot be read, if nothing at `position` or above is in it.
+fn end_of_unneeded(
+    window: &mut Window,
+    ids: &Ids,
+    segment: u64,
+    offset: u64,
+    position: u64,
+) -> io::Result<Option<u64>> {
+    let head = window.get(offset, FRAME_HEADER_BYTES as u64)?;
+    match FrameHeader::decode(&head, ids, segment, offset) {
+        Some(header) if header.last_position() < position => Ok(Some(header.end())),
+        Some(_) => Ok(None),
+        None => end_by_copy(window, ids, segment, offset),
+    }
+}
+
 /// Where to go on behind a frame that cannot be read, if its second copy can.
 pub(crate) fn end_by_copy(window: &mut Window, ids: &Ids, segment: u64, offset: u64) -> io::Result<Option<u64>> {
     let reach = offset + 2 * BLOCK + DOUBLE_PAYLOAD_MAX as u64;
@@ -210,10 +226,13 @@ fn read_disk(
                     out.push(entry);
                 }
             }
-            Found::Bad => match end_by_copy(&mut window, &shared.ids, segment.number, offset).map_err(reading())? {
-                Some(end) => offset = end,
-                None => return Err(damage(shared, &segment, at)),
-            },
+            Found::Bad => {
+                let beyond = end_of_unneeded(&mut window, &shared.ids, segment.number, offset, at);
+                match beyond.map_err(reading())? {
+                    Some(end) => offset = end,
+                    None => return Err(damage(shared, &segment, at)),
+                }
+            }
         }
     }
     Ok(*bytes >= max_bytes)
@@ -254,10 +273,13 @@ pub(crate) fn chain_at(shared: &Shared, position: u64) -> Result<u64, Error> {
         let found = frame_at(&mut window, &shared.ids, segment.number, offset).map_err(reading())?;
         match found {
             Found::Other(header) => offset = header.end(),
-            Found::Bad => match end_by_copy(&mut window, &shared.ids, segment.number, offset).map_err(reading())? {
-                Some(end) => offset = end,
-                None => return Err(damage(shared, &segment, position)),
-            },
+            Found::Bad => {
+                let beyond = end_of_unneeded(&mut window, &shared.ids, segment.number, offset, position);
+                match beyond.map_err(reading())? {
+                    Some(end) => offset = end,
+                    None => return Err(damage(shared, &segment, position)),
+                }
+            }
             Found::Entries(frame) => {
                 offset = frame.header.end();
                 let first = frame.header.first();

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -139,6 +140,14 @@ pub struct Options {
     pub create: bool,
     /// Bytes a scrub step reads.
     pub scrub_step_bytes: u64,
+    /// Told of every sync that the writer waits for.
+    pub sync_watch: Option<Arc<dyn SyncWatch>>,
+}
+
+/// Watches how long syncs take, while they take it.
+pub trait SyncWatch: fmt::Debug + Send + Sync {
+    /// Runs one sync.
+    fn watch(&self, sync: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>;
 }
 
 impl Default for Options {
@@ -153,6 +162,7 @@ impl Default for Options {
             index_step_bytes: 64 << 10,
             create: true,
             scrub_step_bytes: 1 << 20,
+            sync_watch: None,
         }
     }
 }

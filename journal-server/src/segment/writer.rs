@@ -157,7 +157,10 @@ impl Writer {
         let mut syncing = Duration::ZERO;
         plan.sheet.perform(|file| {
             let at = Instant::now();
-            let result = file.sync();
+            let result = match &self.shared.options.sync_watch {
+                Some(watch) => watch.watch(&mut || file.sync()),
+                None => file.sync(),
+            };
             let took = at.elapsed();
             syncing += took;
             self.shared.metrics.sync_seconds.record(took.as_secs_f64());

@@ -5,11 +5,12 @@ use std::fmt;
 use std::ops::AddAssign;
 use std::panic::{self, AssertUnwindSafe};
 
-use journal_server::segment::fault_disk::{Fault, Loss, Op};
+use journal_server::segment::fault_disk::{Fault, FaultDisk, Loss, Op};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::machine::{Machine, Shut, View};
+use super::model::check;
 
 /// What happened in a number of cases.
 #[derive(Debug, Clone, Copy, Default)]
@@ -45,11 +46,10 @@ pub fn run(seed: u64, view: View) -> Result<Tally, String> {
 /// Ends one life of a seed at every single step that it makes, in several ways each, and judges what
 /// is left. The number of endings.
 pub fn end_at_every_step(seed: u64, view: View) -> Result<u64, String> {
-    let whole = a_life(seed, view, None)?;
-    let steps = whole.disk.steps();
+    let steps = a_life(seed, view, |_| {})?.disk.steps();
     let mut endings = 0;
     for stop in 0..steps {
-        let stopped = a_life(seed, view, Some(stop))?;
+        let stopped = a_life(seed, view, |disk| disk.stop_after(stop))?;
         for ending in 0..6 {
             let mut rng = SmallRng::seed_from_u64(seed ^ stop << 8 ^ ending << 32);
             let mut machine = stopped.fork();
@@ -67,17 +67,16 @@ pub fn end_at_every_step(seed: u64, view: View) -> Result<u64, String> {
     Ok(endings)
 }
 
-/// A life of a seed up to a step, the first opening included.
-fn a_life(seed: u64, view: View, stop: Option<u64>) -> Result<Machine, String> {
+/// A life of a seed, the first opening included, on a disk where something is to happen.
+fn a_life(seed: u64, view: View, arm: impl Fn(&FaultDisk)) -> Result<Machine, String> {
     let mut rng = SmallRng::seed_from_u64(seed);
     let mut machine = Machine::new(&mut rng, view);
-    if let Some(stop) = stop {
-        machine.disk.stop_after(stop);
-    }
+    arm(&machine.disk);
     match machine.open() {
         Ok(_) => {}
-        Err(Shut::Stopped) => return Ok(machine),
-        Err(Shut::Wrong(why) | Shut::Refused(why)) => return Err(why),
+        // Nobody was told of anything.
+        Err(Shut::Stopped | Shut::Refused(_)) => return Ok(machine),
+        Err(Shut::Wrong(why)) => return Err(why),
     }
     for _ in 0..60 {
         if machine.disk.is_stopped() || machine.is_failed() {
@@ -86,6 +85,44 @@ fn a_life(seed: u64, view: View, stop: Option<u64>) -> Result<Machine, String> {
         machine.step(&mut rng)?;
     }
     Ok(machine)
+}
+
+/// Lets every single call of one kind fail that a life of a seed makes, each in a life of its own,
+/// and judges what is left. The number of failures.
+pub fn fail_at_every(op: Op, errno: i32, seed: u64, view: View) -> Result<u64, String> {
+    let calls = a_life(seed, view, |_| {})?.disk.count(op);
+    let mut failures = 0;
+    for skip in 0..calls {
+        let fault = Fault { op, skip, times: 1, errno };
+        let mut machine = a_life(seed, view, |disk| disk.fail(fault))?;
+        let mut rng = SmallRng::seed_from_u64(seed ^ skip << 8);
+        let judged = stays_failed(&mut machine, &mut rng).and_then(|()| {
+            machine = machine.fork();
+            if rng.random_bool(0.5) {
+                machine.disk.kill()
+            } else {
+                machine.disk.crash(&mut rng)
+            }
+            shows_what_it_keeps(&mut machine, &mut rng, &mut Tally::default())
+        });
+        judged.map_err(|why| format!("{why}\n{}\nseed {seed}, {fault:?}", machine.oracle.story()))?;
+        failures += 1;
+    }
+    Ok(failures)
+}
+
+/// Whoever asks a failed log for something is told so at once, and nothing is written any more.
+fn stays_failed(machine: &mut Machine, rng: &mut SmallRng) -> Result<(), String> {
+    if !machine.runs() || !machine.is_failed() {
+        return Ok(());
+    }
+    let before = (machine.disk.steps(), machine.oracle.answered());
+    for _ in 0..10 {
+        machine.step(rng)?;
+    }
+    machine.settle()?;
+    let after = (machine.disk.steps(), machine.oracle.answered());
+    check(before == after, || format!("a failed log goes on: {before:?}, {after:?}"))
 }
 
 /// The last moment of a life.

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use journal_server::segment::fault_disk::FaultDisk;
 use journal_server::segment::fs::Fs;
 use journal_server::segment::{
-    self, Done, Ids, Keeper, Kind, Log, LogEntry, LogId, Opened, Options, Report, Step, Version, Vote, Writer,
+    self, Done, Ids, Keeper, Kind, Log, LogEntry, LogId, Opened, Options, Plan, Report, Step, Version, Vote, Writer,
 };
 use parking_lot::Mutex;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngCore, SeedableRng};
 
-use super::model::{Act, Oracle, Picture, body, check, read_picture};
+use super::model::{Act, Oracle, body, check, read_picture};
 
 pub const DIR: &str = "/disk/journal";
 pub const IDS: Ids = Ids { cluster: 7, node: 3, group: 11 };
@@ -31,6 +31,12 @@ pub struct Machine {
     /// Makes the entries of this machine unlike those of others.
     salt: u64,
     running: Option<Running>,
+    /// So many acts were answered before the last plan that wrote anything: whatever single frame is
+    /// damaged, another one proves that they were synced.
+    pub proven: usize,
+    /// The disk before that plan, if it is to be kept.
+    pub before_last: Option<FaultDisk>,
+    pub keep_before: bool,
 }
 
 pub struct Running {
@@ -86,6 +92,9 @@ impl Machine {
             view,
             salt: rng.next_u64(),
             running: None,
+            proven: 0,
+            before_last: None,
+            keep_before: false,
         }
     }
 
@@ -132,11 +141,18 @@ impl Machine {
             view: self.view,
             salt: self.salt,
             running: None,
+            proven: 0,
+            before_last: None,
+            keep_before: false,
         }
     }
 
     pub fn running(&mut self) -> &mut Running {
         self.running.as_mut().expect("a process runs")
+    }
+
+    pub fn runs(&self) -> bool {
+        self.running.is_some()
     }
 
     pub fn is_failed(&mut self) -> bool {
@@ -172,7 +188,7 @@ impl Machine {
                     _ => Act::Vote(next),
                 }
             }
-            50..66 => {
+            60..66 => {
                 // Never what is known to be committed.
                 let low = committed.map_or(0, |id| id.position + 1);
                 let Some(last) = last.filter(|last| last.position >= low) else { return };
@@ -267,6 +283,7 @@ impl Machine {
         if rng.random_bool(0.1) {
             self.keep();
         }
+        self.note_plan(&plan);
         let result = self.running().writer.perform(&plan);
         while rng.random_bool(0.2) {
             self.act(rng);
@@ -287,11 +304,8 @@ impl Machine {
     /// The writer takes turns until nothing is left to do.
     pub fn settle(&mut self) -> Result<(), String> {
         while let Step::Write(plan) = self.running().writer.take() {
-            let running = self.running();
-            let result = running.writer.perform(&plan);
-            running.writer.done(plan, result);
+            self.perform(plan)?;
         }
-        self.note_answers()?;
         if self.is_failed() { self.check_latched() } else { Ok(()) }
     }
 
@@ -302,10 +316,26 @@ impl Machine {
         if let Step::Idle { mark_due: true } = running.writer.take()
             && let Some(plan) = running.writer.mark()
         {
-            let result = running.writer.perform(&plan);
-            running.writer.done(plan, result);
+            self.perform(plan)?;
         }
         Ok(())
+    }
+
+    fn perform(&mut self, plan: Plan) -> Result<(), String> {
+        self.note_plan(&plan);
+        let running = self.running();
+        let result = running.writer.perform(&plan);
+        running.writer.done(plan, result);
+        self.note_answers()
+    }
+
+    fn note_plan(&mut self, plan: &Plan) {
+        if plan.bytes() > 0 {
+            self.proven = self.oracle.answered();
+            if self.keep_before {
+                self.before_last = Some(self.disk.fork());
+            }
+        }
     }
 
     /// Closes the log as a process does that is asked to stop. Without an error everything asked is
@@ -405,11 +435,6 @@ impl Machine {
         let found = read_picture(&self.running().log)?;
         let asked = &self.oracle.asked;
         check(found == *asked, || format!("the log is {found:?}, asked for was {asked:?}"))
-    }
-
-    /// What is in force at the end of the log.
-    pub fn asked(&self) -> &Picture {
-        &self.oracle.asked
     }
 
     fn note_answers(&mut self) -> Result<(), String> {

@@ -2,6 +2,7 @@
 //! by an oracle that knows what was answered. `docs/TESTING.md` tells how to run and replay them.
 
 mod case;
+mod flips;
 mod machine;
 mod model;
 mod mutants;
@@ -10,6 +11,7 @@ use std::env;
 use std::sync::Arc;
 
 use case::Tally;
+use journal_server::segment::fault_disk::Op;
 use journal_server::segment::fs::Fs;
 
 fn honest(fs: Arc<dyn Fs>) -> Arc<dyn Fs> {
@@ -59,4 +61,24 @@ fn no_step_is_a_bad_moment_to_end() {
     }
     println!("endings at every step: {endings}");
     assert!(endings > 1000);
+}
+
+#[test]
+fn any_failed_call_is_latched_and_loses_nothing_that_was_answered() {
+    let mut failures = 0;
+    for (op, errno) in [
+        (Op::Write, libc::ENOSPC),
+        (Op::Write, libc::EIO),
+        (Op::Sync, libc::EIO),
+        (Op::SyncDir, libc::EIO),
+        (Op::Create, libc::ENOSPC),
+        (Op::Rename, libc::EIO),
+        (Op::Unlink, libc::EROFS),
+    ] {
+        for seed in 0..8 {
+            failures += case::fail_at_every(op, errno, seed, honest).unwrap_or_else(|why| panic!("{why}"));
+        }
+    }
+    println!("failed calls: {failures}");
+    assert!(failures > 500);
 }
