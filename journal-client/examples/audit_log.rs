@@ -2,8 +2,8 @@
 //! order, and go on reading where he stopped.
 //!
 //! ```text
-//! audit_log record 127.0.0.1:2390,127.0.0.1:2391 alice deleted the database
-//! audit_log follow 127.0.0.1:2390,127.0.0.1:2391 reader.position
+//! audit_log record 127.0.0.1:7400,127.0.0.1:7410 alice deleted the database
+//! audit_log follow 127.0.0.1:7400,127.0.0.1:7410 reader.position
 //! ```
 //!
 //! What is worth seeing here: every record has an id of its own, made before it is first sent. So an

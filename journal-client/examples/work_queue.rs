@@ -2,8 +2,8 @@
 //! trimmed away.
 //!
 //! ```text
-//! work_queue work 127.0.0.1:2390 worker.state
-//! work_queue put  127.0.0.1:2390 10
+//! work_queue work 127.0.0.1:7400 worker.state
+//! work_queue put  127.0.0.1:7400 10
 //! ```
 //!
 //! The worker's state is one position and the jobs that it has done of late, saved together after

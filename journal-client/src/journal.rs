@@ -51,8 +51,9 @@ impl Entry {
 pub trait Journal: Send + Sync + 'static {
     /// Appends one entry, among many callers. Concurrent calls have no order among themselves.
     ///
-    /// A refusal that passes (no leader yet, a leader that moved) is waited out, for as long as
-    /// the implementation's patience allows; an unknown outcome never is.
+    /// A refusal that is the node's and not the entry's (no leader yet, one that moved) is waited out,
+    /// for as long as the implementation's patience allows; an unknown outcome never is. An entry that
+    /// nobody waits for any more is forgotten, unless it was sent already.
     async fn append(&self, entry: Entry) -> Result<Position, AppendError>;
 
     /// Opens an append stream of the caller's own, to the present leader.
@@ -74,19 +75,20 @@ pub trait Journal: Send + Sync + 'static {
     async fn describe(&self) -> Result<Description, Error>;
 }
 
-/// An append stream: ordered, pipelined, ended by its first rejection.
+/// An append stream: ordered, pipelined, ended by the first entry that is not certainly in the journal.
 ///
-/// After that rejection every later entry is rejected too ([`Reason::StreamEnded`](crate::Reason)),
-/// and entries already under way behind it may still get in, or come to be `Unknown`. The caller
-/// opens another stream. An appender whose journal has a leader of a newer term than its own ends by
-/// itself.
+/// As long as every entry is acknowledged, an appender goes on, from leader to leader: it leaves one
+/// as soon as it hears of a newer term, and what a leader that moves away rejected unseen it sends to
+/// the next, in order. The first entry that is rejected for another reason, or is `Unknown`, ends it:
+/// later ones are rejected too ([`Reason::StreamEnded`](crate::Reason)), and entries already under way
+/// behind it may still get in, or come to be `Unknown`. The caller opens another appender.
 #[async_trait]
 pub trait Appender: Send + Sync {
     /// Sends entries, in the order of the calls; waits while too many bytes are without an answer.
     /// One ticket for each entry, in order.
     async fn append(&self, entries: Vec<Entry>) -> Vec<Ticket>;
 
-    /// The term of the leader that this stream leads to.
+    /// The term of the leader that the last entries went to.
     fn term(&self) -> u64;
 }
 

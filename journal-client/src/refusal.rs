@@ -32,7 +32,11 @@ impl From<Refusal> for Status {
 }
 
 impl From<Refusal> for wire::Refusal {
-    fn from(refusal: Refusal) -> wire::Refusal {
+    fn from(mut refusal: Refusal) -> wire::Refusal {
+        if refusal.message.is_empty() {
+            // Nothing said of nothing would be no bytes at all, and no refusal where it arrives.
+            refusal.message = "refused".into();
+        }
         wire::Refusal {
             reason: wire::Reason::from(refusal.reason).into(),
             message: cut(refusal.message),
@@ -145,7 +149,7 @@ mod tests {
     }
 
     fn any_refusal() -> impl Strategy<Value = Refusal> {
-        (any_reason(), ".{0,200}", proptest::option::of("[a-z0-9.:]{1,40}"))
+        (any_reason(), ".{1,200}", proptest::option::of("[a-z0-9.:]{1,40}"))
             .prop_map(|(reason, message, leader)| Refusal { reason, message, leader })
     }
 
@@ -192,6 +196,12 @@ mod tests {
             };
             assert_eq!(wire::Reason::from(Reason::from(wire)), wire);
         }
+    }
+
+    #[test]
+    fn a_refusal_without_a_word_is_one_where_it_arrives() {
+        let status = Status::from(Refusal::new(Reason::Unspecified, ""));
+        assert_eq!(Refusal::of_status(&status).map(|refusal| refusal.reason), Some(Reason::Unspecified));
     }
 
     #[test]

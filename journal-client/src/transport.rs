@@ -85,7 +85,8 @@ impl Connector for TcpConnector {
 pub struct ChannelOptions {
     /// Bytes that one stream may have under way to us before we have taken them.
     pub stream_window: u32,
-    /// The same, for all streams of the connection together.
+    /// The same, for all streams of the connection together: so many slow readers as fit in here do not
+    /// hold up the others.
     pub connection_window: u32,
     pub keep_alive_interval: Duration,
     /// A peer that does not answer a keep-alive for this long is gone.
@@ -98,7 +99,7 @@ impl Default for ChannelOptions {
     fn default() -> Self {
         ChannelOptions {
             stream_window: 2 << 20,
-            connection_window: 8 << 20,
+            connection_window: 64 << 20,
             keep_alive_interval: Duration::from_millis(500),
             keep_alive_timeout: Duration::from_secs(1),
             connect_timeout: Duration::from_secs(1),

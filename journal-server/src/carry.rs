@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::catalogue::Groups;
 use crate::group::{Group, Lead};
 use crate::raft::CommandError;
-use crate::state::{self, Catalogue, Command, MemberStep, Outcome};
+use crate::state::{self, Catalogue, Command, GroupView, MemberStep, Outcome};
 
 /// How often a leader looks again, changes or not.
 const LOOK: Duration = Duration::from_secs(10);
@@ -107,7 +107,12 @@ async fn steps(groups: &Arc<Groups>, group: &Arc<Group>, catalogue: &Catalogue) 
     let replica = group.replica();
     let own = groups.shared().node();
     for _ in 0..16 {
-        let step = state::next_step(catalogue, &replica.view());
+        let view = replica.view();
+        let step = state::next_step(catalogue, &view);
+        // Whoever is left out of the catalogue can carry nothing more, so the catalogue goes last.
+        if group.id() == JournalId::SYSTEM.0 && leaves_out(&step, &view) && others_to_go(catalogue) {
+            return Ok(true);
+        }
         match &step {
             MemberStep::Done => {
                 let pending = catalogue.change.as_ref().filter(|change| change.groups.contains(&group.id()));
@@ -138,6 +143,19 @@ async fn steps(groups: &Arc<Groups>, group: &Arc<Group>, catalogue: &Catalogue) 
         tracing::info!(id = group.id(), ?step, "membership step taken");
     }
     Ok(true)
+}
+
+fn leaves_out(step: &MemberStep, view: &GroupView) -> bool {
+    match step {
+        MemberStep::SetVoters(voters) => !view.configs.iter().flatten().all(|node| voters.contains(node)),
+        MemberStep::RemoveLearner { .. } => true,
+        _ => false,
+    }
+}
+
+fn others_to_go(catalogue: &Catalogue) -> bool {
+    let change = catalogue.change.as_ref();
+    change.is_some_and(|change| change.groups.iter().any(|group| *group != JournalId::SYSTEM.0))
 }
 
 /// Says something to the catalogue, wherever its leader is. What is lost is said again at the next look.

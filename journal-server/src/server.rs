@@ -271,9 +271,10 @@ impl Opening {
             failed,
         });
         {
-            let latch = self.latch.clone();
+            let (latch, stop) = (self.latch.clone(), self.stop.clone());
+            // The groups outlive the orderly stop, and hold the other end: only the stop ends this.
             self.tasks.spawn(async move {
-                if let Some(why) = failures.recv().await {
+                if let Some(Some(why)) = stop.run_until_cancelled(failures.recv()).await {
                     latch.fail(Exit::FailedDisk, why);
                 }
             });
@@ -354,6 +355,7 @@ struct Front {
 impl Front {
     async fn accept(self, mut listener: Box<dyn Listener>, latch: Latch, stop: CancellationToken, tasks: TaskTracker) {
         let graceful = GracefulShutdown::new();
+        let cut = latch.token().child_token();
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -364,7 +366,7 @@ impl Front {
             match accepted {
                 Ok((io, _)) => {
                     let (front, watcher) = (self.clone(), graceful.watcher());
-                    let cut = latch.token().clone();
+                    let cut = cut.clone();
                     tasks.spawn(async move { cut.run_until_cancelled(front.serve(io, watcher)).await });
                 }
                 Err(error) => {
@@ -375,6 +377,7 @@ impl Front {
         }
         // GOAWAY to everybody; long streams are cut after a moment.
         let _ = tokio::time::timeout(Duration::from_secs(1), graceful.shutdown()).await;
+        cut.cancel();
     }
 
     async fn serve(self, io: BoxedIo, watcher: hyper_util::server::graceful::Watcher) {

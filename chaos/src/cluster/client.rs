@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use journal_client::tls::Identity;
-use journal_client::{NodeStatus, RemoteJournal, Settings, TcpConnector, Tls, TrimPolicy};
+use journal_client::{Error, NodeStatus, RemoteJournal, Settings, TcpConnector, Tls, TrimPolicy};
 use proto::{JournalId, JournalName};
 use tokio::time::{Instant, sleep};
 
@@ -41,8 +41,17 @@ impl Cluster {
     /// A journal that its users trim, made if it is not there.
     pub async fn journal(&self, name: &str) -> anyhow::Result<RemoteJournal> {
         let name: JournalName = name.parse()?;
-        let journal = self.client()?.journal_or_create(&name, TrimPolicy::Free, 0).await;
-        journal.with_context(|| format!("cannot open the journal {name}"))
+        let client = self.client()?;
+        let deadline = Instant::now() + self.patience;
+        loop {
+            match client.journal_or_create(&name, TrimPolicy::Free, 0).await {
+                // Members that are only now known to the catalogue, for instance.
+                Err(Error::Refused(refusal)) if refusal.reason.passes() && Instant::now() < deadline => {
+                    sleep(Duration::from_millis(50)).await;
+                }
+                journal => return journal.with_context(|| format!("cannot open the journal {name}")),
+            }
+        }
     }
 
     /// What a node says of itself.

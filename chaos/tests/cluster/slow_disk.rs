@@ -16,7 +16,7 @@ async fn a_leader_with_a_slow_disk_gives_leadership_away_and_the_service_goes_on
         skipped("there is no C compiler to make a slow disk with");
         return;
     };
-    let mut options = Options { dir: Some(dir.path().join("cluster")), ..Options::default() };
+    let mut options = Options::default();
     options.environment.insert("LD_PRELOAD".into(), shim.display().to_string());
     options.environment.insert("SLOW_DISK_DIR".into(), dir.path().display().to_string());
     let mut story = Story::begin_with(options).await;

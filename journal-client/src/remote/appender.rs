@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::leader::{Failure, Leader};
 use super::nodes::Pause;
-use super::queue::{Kind, Next, Queue, Wanted};
+use super::queue::{End, Kind, Next, Queue, Wanted};
 use super::stream::{self, AppendStream};
 use crate::error::{AppendError, Error, Reason, Refusal};
 use crate::journal::{Appender, Entry, Ticket};
@@ -34,7 +34,7 @@ impl SharedAppender {
     /// Must be called within a runtime.
     pub fn start(leader: Arc<Leader>, bounds: Bounds) -> Self {
         let queue = Queue::new(Kind::Shared, leader.id, bounds.message, bounds.unanswered);
-        tokio::spawn(drive_shared(queue.clone(), leader));
+        tokio::spawn(drive_shared(Driven(queue.clone()), leader));
         SharedAppender { queue }
     }
 
@@ -49,10 +49,11 @@ impl Drop for SharedAppender {
     }
 }
 
-async fn drive_shared(queue: Arc<Queue>, leader: Arc<Leader>) {
+async fn drive_shared(driven: Driven, leader: Arc<Leader>) {
+    let queue = &driven.0;
     let mut pause = Pause::new();
     while queue.wanted().await == Wanted::Stream {
-        match open_while_patience_lasts(&queue, &leader).await {
+        match open_while_patience_lasts(queue, &leader).await {
             Ok(stream) => {
                 let opened = Instant::now();
                 stream.run().await;
@@ -107,6 +108,17 @@ async fn expiring<T>(queue: &Queue, leader: &Leader, why: &Refusal, work: impl F
     }
 }
 
+/// A queue with a driver. However that ends (its runtime may be shut down beneath it, even before it
+/// began), nobody waits for it in vain.
+struct Driven(Arc<Queue>);
+
+impl Drop for Driven {
+    fn drop(&mut self) {
+        self.0.finish(End::Lost("the appender's runtime is gone".into()));
+        self.0.end(Refusal::new(Reason::StreamEnded, "the appender's runtime is gone"));
+    }
+}
+
 // ---- one caller ----------------------------------------------------------------------------
 
 /// An append stream of one caller's own.
@@ -121,7 +133,7 @@ impl OwnAppender {
         let queue = Queue::new(Kind::Own, leader.id, bounds.message, bounds.unanswered);
         let stream = open_within_patience(&queue, &leader).await.map_err(|failure| failure.error)?;
         let term = Arc::new(AtomicU64::new(stream.term()));
-        tokio::spawn(drive_own(queue.clone(), leader, stream, term.clone()));
+        tokio::spawn(drive_own(Driven(queue.clone()), leader, stream, term.clone()));
         Ok(OwnAppender { queue, term })
     }
 }
@@ -145,10 +157,11 @@ impl Drop for OwnAppender {
 
 /// Goes from leader to leader for as long as every entry was committed, or rejected unseen by a
 /// leader that moves away: then order is kept. Anything else is the end of the appender.
-async fn drive_own(queue: Arc<Queue>, leader: Arc<Leader>, first: AppendStream, term: Arc<AtomicU64>) {
+async fn drive_own(driven: Driven, leader: Arc<Leader>, first: AppendStream, term: Arc<AtomicU64>) {
+    let queue = &driven.0;
     let mut stream = first;
     while stream.run().await == Next::Another && queue.wanted().await == Wanted::Stream {
-        match open_within_patience(&queue, &leader).await {
+        match open_within_patience(queue, &leader).await {
             Ok(next) => {
                 term.store(next.term(), Ordering::Relaxed);
                 stream = next;

@@ -211,7 +211,10 @@ impl Leader {
         let mut client = self.nodes.writing(address)?;
         let said = self.attempt(client.describe(wire::DescribeRequest { which })).await?;
         self.saw_term(said.term);
-        self.nodes.learn(&said.nodes);
+        // A node of the past knows the members of the past.
+        if said.term >= self.newest_term() {
+            self.nodes.learn(&said.nodes);
+        }
         Ok(said)
     }
 

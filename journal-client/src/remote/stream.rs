@@ -106,10 +106,11 @@ impl AppendStream {
                         Some(refusal) => End::Refused(refusal),
                         None => End::Lost(format!("{} ended the append stream", self.address)),
                     },
-                    Err(status) => return match error_of_status(&status) {
-                        Error::Refused(refusal) => End::Refused(refusal),
-                        other => End::Lost(format!("{}: {other}", self.address)),
-                    },
+                    // Even a refusal says nothing here of what the node has taken before.
+                    Err(status) => {
+                        let (address, why) = (&self.address, status.message());
+                        return End::Lost(format!("the append stream to {address} broke: {why}"));
+                    }
                 },
                 () = &mut newer => {
                     self.queue.leave();

@@ -301,3 +301,23 @@ async fn a_journal_that_is_dropped_leaves_nothing_behind() {
     world.until(|world| read(&world.counts(0).open_streams) == 0).await;
     assert_eq!(world.texts(), ["in", "last words"]);
 }
+
+#[test]
+fn a_runtime_that_ends_leaves_nobody_waiting() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let first = runtime();
+    let (journal, appender) = first.block_on(async {
+        let world = World::new(1);
+        let journal = world.journal();
+        journal.append(entry("in")).await.unwrap();
+        let appender = journal.appender().await.unwrap();
+        (journal, appender)
+    });
+    drop(first);
+    runtime().block_on(async {
+        let outcome = timeout(Duration::from_secs(5), journal.append(entry("late"))).await;
+        assert!(outcome.expect("nobody answers").is_err());
+        let ticket = appender.append(vec![entry("late")]).await.pop().unwrap();
+        assert!(timeout(Duration::from_secs(5), ticket).await.expect("nobody answers").is_err());
+    });
+}

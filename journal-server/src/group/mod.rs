@@ -15,8 +15,10 @@ pub use tail::{Run, TailCursor, TailEnd};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use proto::JournalId;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -97,6 +99,9 @@ pub struct Group {
     fed: Arc<AtomicU64>,
     /// Cancelled when this group alone is closed.
     stop: CancellationToken,
+    /// The log's writer and keeper.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    drivers: TaskTracker,
 }
 
 impl Group {
@@ -126,10 +131,11 @@ impl Group {
             let failed = shared.failed.clone();
             move |why: String| drop(failed.try_send(why))
         };
+        let (mut threads, drivers) = (Vec::new(), TaskTracker::new());
         match shared.env.drive {
             Drive::Threads => {
-                segment::spawn_writer_thread(writer, format!("journal-{id}"))?;
-                segment::spawn_keeper_thread(keeper, format!("keeper-{id}"))?;
+                threads.push(segment::spawn_writer_thread(writer, format!("journal-{id}"))?);
+                threads.push(segment::spawn_keeper_thread(keeper, format!("keeper-{id}"))?);
             }
             Drive::Tasks => {
                 let rng = shared.env.rng.clone();
@@ -138,8 +144,8 @@ impl Group {
                     let pause: futures::future::BoxFuture<'static, ()> = Box::pin(tokio::time::sleep(latency));
                     pause
                 };
-                shared.tasks.spawn(segment::drive_writer(writer, pause));
-                shared.tasks.spawn(segment::drive_keeper(keeper));
+                shared.tasks.spawn(drivers.track_future(segment::drive_writer(writer, pause)));
+                shared.tasks.spawn(drivers.track_future(segment::drive_keeper(keeper)));
             }
         }
 
@@ -179,6 +185,8 @@ impl Group {
             fed: Arc::new(AtomicU64::new(0)),
             shared,
             stop,
+            threads: Mutex::new(threads),
+            drivers,
         }))
     }
 
@@ -313,11 +321,19 @@ impl Group {
         }
     }
 
-    /// Stops the group on this node. Its files stay.
+    /// Stops the group on this node. Its files stay, and nobody touches them any more on return: the
+    /// writer has written its clean-stop mark, unless the disk failed.
     pub async fn close(&self) {
         self.stop.cancel();
         self.replica.shutdown().await;
         self.replica.log().close();
+        self.drivers.close();
+        self.drivers.wait().await;
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let join = move || threads.into_iter().map(JoinHandle::join).all(|ended| ended.is_ok());
+        if !self.shared.env.blocking(join).await {
+            tracing::error!(id = self.id, "a thread of the log panicked");
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! The cluster as one picture, put together from what its nodes say of themselves.
 //!
-//! Nodes may disagree for a moment; about a journal its leader of the newest term is believed, and
-//! about itself every node.
+//! Nodes may disagree for a moment, and one that was removed may do so for ever; about a journal its
+//! leader of the newest term is believed, about members the leader of the catalogue, and about itself
+//! every node.
 
 use std::collections::BTreeMap;
 
@@ -71,6 +72,9 @@ pub struct Journal {
     pub peers: Vec<Peer>,
 }
 
+/// The role of a node that is none of the cluster's: removed, or not yet let in.
+pub const NO_MEMBER: &str = "none";
+
 /// A follower, as the leader knows it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Peer {
@@ -97,13 +101,14 @@ impl View {
     pub fn of(answers: BTreeMap<String, Result<NodeStatus, String>>) -> View {
         let statuses: Vec<&NodeStatus> = answers.values().flatten().collect();
         let names = names(&statuses);
+        let believed = about_members(&statuses);
         let mut view = View {
             cluster_id: statuses.iter().map(|status| status.cluster_id.clone()).max().unwrap_or_default(),
-            change: statuses.iter().map(|status| status.change.clone()).find(|change| !change.is_empty()),
+            change: believed.iter().map(|status| status.change.clone()).find(|change| !change.is_empty()),
             ..View::default()
         };
         view.journals = journals(&statuses, &names);
-        view.nodes = nodes(&answers, &statuses, &view.journals);
+        view.nodes = nodes(&answers, &believed, &view.journals);
         view.troubles = troubles(&view, &statuses);
         view
     }
@@ -129,6 +134,19 @@ impl Node {
     }
 }
 
+/// Who is believed about members: the leader of the catalogue in the newest term, or all if nobody
+/// leads it.
+fn about_members<'a>(statuses: &[&'a NodeStatus]) -> Vec<&'a NodeStatus> {
+    let term_led = |status: &NodeStatus| {
+        let is_system =
+            |group: &&proto::journal::GroupStatus| group.journal.as_ref().is_none_or(|journal| journal.id == 0);
+        let system = status.groups.iter().find(is_system);
+        system.filter(|group| group.role == "leader").map(|group| group.term)
+    };
+    let leader = statuses.iter().filter(|status| term_led(status).is_some()).max_by_key(|status| term_led(status));
+    leader.map_or_else(|| statuses.to_vec(), |leader| vec![*leader])
+}
+
 /// How people call the nodes.
 fn names(statuses: &[&NodeStatus]) -> BTreeMap<u64, String> {
     let members = statuses.iter().flat_map(|status| &status.members);
@@ -144,12 +162,12 @@ fn name_of(names: &BTreeMap<u64, String>, id: u64) -> String {
 
 fn nodes(
     answers: &BTreeMap<String, Result<NodeStatus, String>>,
-    statuses: &[&NodeStatus],
+    believed: &[&NodeStatus],
     journals: &[Journal],
 ) -> Vec<Node> {
     // Members by id, so that an address of the past does not stand beside the present one.
     let members: BTreeMap<u64, _> =
-        statuses.iter().flat_map(|status| &status.members).map(|member| (member.node_id, member)).collect();
+        believed.iter().flat_map(|status| &status.members).map(|member| (member.node_id, member)).collect();
     let mut nodes = Vec::new();
     for (address, answer) in answers {
         let member = match answer {
@@ -158,7 +176,7 @@ fn nodes(
         };
         let mut node = Node {
             address: address.clone(),
-            role: member.map_or("-".into(), |member| member.role.clone()),
+            role: member.map_or(NO_MEMBER.into(), |member| member.role.clone()),
             name: member.map_or_else(|| address.clone(), |member| member.name.clone()),
             id: member.map(|member| NodeId(member.node_id).to_string()),
             ..Node::default()
@@ -273,6 +291,8 @@ fn troubles(view: &View, statuses: &[&NodeStatus]) -> Vec<String> {
     for node in &view.nodes {
         let why = node.reasons.join("; ");
         match node {
+            // How it is concerns nobody.
+            node if node.role == NO_MEMBER && node.answers => {}
             node if !node.answers => troubles.push(format!("{} does not answer: {why}", node.name)),
             node if !node.live => troubles.push(format!("{} must be restarted: {why}", node.name)),
             node if !node.ready => troubles.push(format!("{} is not ready: {why}", node.name)),
@@ -376,6 +396,20 @@ mod tests {
         let silent = view.node("n3").unwrap();
         assert!(!silent.answers);
         assert_eq!(view.troubles, ["n3 does not answer: no connection"]);
+    }
+
+    #[test]
+    fn a_removed_node_that_has_not_heard_of_it_is_not_believed() {
+        let system = |role: &str| GroupStatus { role: role.into(), term: 7, ..GroupStatus::default() };
+        let mut leader = status(1, vec![system("leader")]);
+        leader.members.truncate(2);
+        let mut removed = status(3, vec![system("candidate")]);
+        removed.change = "removing n3".into();
+        removed.ready = false;
+        let view = View::of(answers(vec![leader, status(2, vec![]), removed]));
+        assert_eq!(view.change, None);
+        assert_eq!(view.node("n3").unwrap().role, NO_MEMBER);
+        assert!(view.troubles.is_empty(), "{:?}", view.troubles);
     }
 
     #[test]
