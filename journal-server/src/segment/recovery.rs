@@ -87,6 +87,18 @@ pub fn open(fs: Arc<dyn Fs>, dir: &Path, ids: Ids, options: Options) -> Result<O
     start(fs, dir, ids, options, scan, begun.unused)
 }
 
+/// What a frame that cannot be read is.
+enum Bad {
+    /// Synced entries, or a version of the state.
+    Hole(Box<Hole>),
+    /// Something that is told elsewhere as well.
+    Empty { goes_on: u64 },
+    /// The seal of a segment that another one follows.
+    Seal,
+    /// Never acknowledged, and cut.
+    Torn,
+}
+
 /// A segment file and its header.
 struct Begun {
     number: u64,
@@ -288,7 +300,6 @@ impl Scan {
     /// Reads one segment: by its footer if it is sealed and the next one opens with all that a footer
     /// does not tell (versions, the chain at the purge mark), else frame by frame. A hole ends it.
     fn segment(&mut self, begun: &Begun, next: Option<&Begun>) -> Result<Option<Hole>, Error> {
-        let following = next.is_some();
         self.report.segments += 1;
         self.index.add_segment(Segment {
             number: begun.number,
@@ -304,7 +315,7 @@ impl Scan {
         {
             return Ok(None);
         }
-        self.by_frames(begun, following)
+        self.by_frames(begun, next)
     }
 
     /// True if the footer told everything.
@@ -369,7 +380,7 @@ impl Scan {
         Ok(decode_versions(&payload).map(|versions| (header, versions)))
     }
 
-    fn by_frames(&mut self, begun: &Begun, following: bool) -> Result<Option<Hole>, Error> {
+    fn by_frames(&mut self, begun: &Begun, next: Option<&Begun>) -> Result<Option<Hole>, Error> {
         let reading = |error| Error::Io { what: format!("reading {}", begun.path.display()), source: error };
         let mut tail = Tail {
             number: begun.number,
@@ -389,27 +400,26 @@ impl Scan {
         let mut run = 0;
         while tail.offset < begun.file_bytes && !tail.sealed {
             let found = self.read_frame(&mut window, begun, tail.offset, run).map_err(reading)?;
-            let (frame, end) = match found {
-                Some(found) => found,
+            let found = match found {
+                Some(found) => Some(found),
+                // Of a frame that is written twice, one whole copy counts.
                 None => {
-                    let next =
-                        next_frame(&begun.file, begun.file_bytes, &self.ids, begun.number, tail.offset + 8, run)?;
-                    // Of a frame that is written twice, one whole copy counts.
-                    let copy = next.as_ref().filter(|header| header.copy && header.twin == tail.offset);
-                    match copy {
-                        Some(copy) => match self.read_frame(&mut window, begun, copy.offset, run).map_err(reading)? {
-                            Some(found) => found,
-                            None => match self.bad(begun, &mut tail, run, following)? {
-                                Some(hole) => return Ok(Some(hole)),
-                                None => break,
-                            },
-                        },
-                        None => match self.bad(begun, &mut tail, run, following)? {
-                            Some(hole) => return Ok(Some(hole)),
-                            None => break,
-                        },
+                    let from = tail.offset + 8;
+                    let following = next_frame(&begun.file, begun.file_bytes, &self.ids, begun.number, from, run)?;
+                    match following.filter(|header| header.copy && header.twin == tail.offset) {
+                        Some(copy) => self.read_frame(&mut window, begun, copy.offset, run).map_err(reading)?,
+                        None => None,
                     }
                 }
+            };
+            let Some((frame, end)) = found else {
+                match self.bad(begun, &mut tail, run, next)? {
+                    Bad::Hole(hole) => return Ok(Some(*hole)),
+                    Bad::Empty { goes_on } => tail.offset = goes_on,
+                    Bad::Seal => tail.sealed = true,
+                    Bad::Torn => break,
+                }
+                continue;
             };
             run = frame.header().run;
             self.run = self.run.max(run);
@@ -424,7 +434,7 @@ impl Scan {
         for place in &tail.places.places {
             self.index.add_place(begun.number, *place);
         }
-        if following && !tail.sealed {
+        if next.is_some() && !tail.sealed {
             return Err(Error::Invalid {
                 path: begun.path.clone(),
                 why: "it ends before its seal, though a segment follows".into(),
@@ -469,9 +479,9 @@ impl Scan {
     }
 
     /// Decides what a frame that cannot be read is. A hole if it was synced; else it is cut.
-    fn bad(&mut self, begun: &Begun, tail: &mut Tail, run: u32, following: bool) -> Result<Option<Hole>, Error> {
+    fn bad(&mut self, begun: &Begun, tail: &mut Tail, run: u32, next: Option<&Begun>) -> Result<Bad, Error> {
         let at = tail.offset;
-        let mut proof = following;
+        let mut proof = next.is_some();
         let mut leftovers_end = at;
         let mut from = at + 8;
         let mut next_good: Option<FrameHeader> = None;
@@ -487,9 +497,22 @@ impl Scan {
             }
         }
         if proof {
+            if let Some(goes_on) = next_good.as_ref().filter(|good| self.nothing_was_lost(tail, good)) {
+                self.pad(begun, tail, run, goes_on)?;
+                return Ok(Bad::Empty { goes_on: goes_on.offset });
+            }
+            if next.is_some_and(|next| self.was_the_seal(tail, next)) {
+                tracing::warn!(
+                    journal = self.ids.group,
+                    segment = begun.number,
+                    at,
+                    "a seal is damaged; it is not needed"
+                );
+                return Ok(Bad::Seal);
+            }
             let first = next_position(self.registers.outline.last());
             let after = next_good.as_ref().and_then(|header| header.last).unwrap_or(LogId::new(0, first));
-            return Ok(Some(Hole {
+            return Ok(Bad::Hole(Box::new(Hole {
                 first,
                 last: after.position.max(first),
                 identities: None,
@@ -500,7 +523,7 @@ impl Scan {
                 segment: begun.number,
                 offset: at,
                 end: next_good.map_or(begun.file_bytes, |header| header.offset),
-            }));
+            })));
         }
         let dirty = dirty_end_from(&begun.file, begun.file_bytes, at)
             .map_err(Error::io(format!("reading {}", begun.path.display())))?;
@@ -519,7 +542,62 @@ impl Scan {
             zero(begun.file.as_ref(), at, upto).map_err(clearing)?;
             begun.file.sync().map_err(clearing)?;
         }
-        Ok(None)
+        Ok(Bad::Torn)
+    }
+
+    /// Whether a good frame behind bad ones tells everything that they can have said: no entries, no
+    /// truncation, no version was in them.
+    fn nothing_was_lost(&self, tail: &Tail, good: &FrameHeader) -> bool {
+        let registers = &self.registers;
+        !good.copy
+            && good.last == registers.outline.last()
+            && good.purged == registers.outline.purged()
+            && good.chain == registers.chain
+            && good.truncations == tail.truncations
+            && good.versions == tail.versions
+    }
+
+    /// Whether the bad frame at the end of a segment was its seal, and nothing else was lost.
+    fn was_the_seal(&self, tail: &Tail, next: &Begun) -> bool {
+        read_header(next.file.as_ref(), next.file_bytes).is_ok_and(|header| {
+            header.previous_end == tail.offset
+                && header.previous_last == self.registers.outline.last()
+                && header.previous_chain == self.registers.chain
+                && header.previous_truncations == tail.truncations
+                && header.previous_versions == tail.versions
+        })
+    }
+
+    /// Fills the place of frames that are not needed, so that readers can pass it.
+    fn pad(&self, begun: &Begun, tail: &Tail, run: u32, goes_on: &FrameHeader) -> Result<(), Error> {
+        tracing::warn!(
+            journal = self.ids.group,
+            segment = begun.number,
+            at = tail.offset,
+            bytes = goes_on.offset - tail.offset,
+            "damaged frames that held nothing are padded"
+        );
+        let header = FrameHeader {
+            offset: tail.offset,
+            run,
+            kind: FrameKind::Pad,
+            sub: 0,
+            doubled: false,
+            frame_len: (goes_on.offset - tail.offset) as u32,
+            payload_len: 0,
+            payload_crc: 0,
+            count: 0,
+            synced_upto: goes_on.synced_upto.min(tail.offset),
+            twin: 0,
+            at: None,
+            aux: None,
+            ..goes_on.clone()
+        };
+        let mut bytes = [0u8; FRAME_HEADER_BYTES];
+        header.encode(&self.ids, &mut bytes);
+        let padding = |error| Error::Io { what: format!("padding {}", begun.path.display()), source: error };
+        begun.file.write_all_at(&[std::io::IoSlice::new(&bytes)], tail.offset).map_err(padding)?;
+        begun.file.sync().map_err(padding)
     }
 
     fn state(&mut self, header: &FrameHeader, versions: Vec<Version>) {

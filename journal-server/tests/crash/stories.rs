@@ -82,7 +82,7 @@ fn one_plan_begins_several_segments_and_is_lost() {
 #[test]
 fn the_state_that_opens_the_last_segment_is_torn_off() {
     let mut torn_off = 0;
-    for seed in 0..300 {
+    for seed in 0..600 {
         let (mut machine, _) = machine();
         let mut rng = SmallRng::seed_from_u64(seed);
         append(&mut machine, 1, 4, 500);
@@ -91,7 +91,7 @@ fn the_state_that_opens_the_last_segment_is_torn_off() {
         machine.settle().unwrap();
         let before = segments(&machine).len();
         append(&mut machine, 1, 2, 6000);
-        machine.disk.stop_after(6);
+        machine.disk.stop_after(seed % 12);
         machine.settle().unwrap();
         machine = machine.fork();
         machine.disk.crash(&mut rng);
@@ -154,6 +154,22 @@ fn readers_pass_a_doubled_frame_whose_first_copy_is_gone() {
     must_hold(&mut machine, &mut rng);
     assert_eq!(machine.oracle.asked.entries.len(), 4);
     assert_eq!(machine.oracle.asked.versions.len(), 1);
+}
+
+/// An idle mark holds nothing: damaged, it keeps no node from starting, and no reader from passing.
+#[test]
+fn a_damaged_mark_is_passed() {
+    let (mut machine, mut rng) = machine();
+    append(&mut machine, 1, 2, 50);
+    machine.settle().unwrap();
+    let (path, before) = segments(&machine).swap_remove(0);
+    machine.mark().unwrap();
+    append(&mut machine, 1, 2, 50);
+    machine.settle().unwrap();
+    machine = machine.fork();
+    machine.disk.flip(&path, before.len() as u64 + 20, 1);
+    must_hold(&mut machine, &mut rng);
+    assert_eq!(machine.oracle.asked.entries.len(), 4);
 }
 
 /// Truncations and purges in the oldest segment may speak of positions that lay in segments which are
