@@ -15,10 +15,15 @@ use super::model::{Act, body};
 /// The first frame of a segment.
 const FIRST_FRAME: usize = 8192;
 
+/// A log of small segments, each of which holds few frames.
 fn machine() -> (Machine, SmallRng) {
+    machine_of(16 << 10)
+}
+
+fn machine_of(segment_bytes: u64) -> (Machine, SmallRng) {
     let mut rng = SmallRng::seed_from_u64(1);
     let mut machine = Machine::new(&mut rng, honest);
-    machine.options = Options { segment_bytes: 16 << 10, ring_bytes: 0, frame_bytes: 4096, ..Options::default() };
+    machine.options = Options { segment_bytes, ring_bytes: 0, frame_bytes: 4096, ..Options::default() };
     machine.open().expect("an empty disk opens");
     (machine, rng)
 }
@@ -108,7 +113,7 @@ fn the_state_that_opens_the_last_segment_is_torn_off() {
 /// reader must find the second.
 #[test]
 fn an_entry_replaced_in_the_same_segment_is_read_as_what_replaced_it() {
-    let (mut machine, mut rng) = machine();
+    let (mut machine, mut rng) = machine_of(64 << 10);
     append(&mut machine, 1, 6, 50);
     machine.ask(Act::Truncate(Some(LogId::new(1, 2))));
     append(&mut machine, 2, 3, 50);
@@ -139,7 +144,7 @@ fn a_truncation_that_was_only_asked_for_lets_no_segment_go() {
 /// Of a frame that is written twice one copy counts, for readers that pass it as well.
 #[test]
 fn readers_pass_a_doubled_frame_whose_first_copy_is_gone() {
-    let (mut machine, mut rng) = machine();
+    let (mut machine, mut rng) = machine_of(64 << 10);
     append(&mut machine, 1, 2, 50);
     machine.settle().unwrap();
     let (path, before) = segments(&machine).swap_remove(0);
@@ -159,7 +164,7 @@ fn readers_pass_a_doubled_frame_whose_first_copy_is_gone() {
 /// An idle mark holds nothing: damaged, it keeps no node from starting, and no reader from passing.
 #[test]
 fn a_damaged_mark_is_passed() {
-    let (mut machine, mut rng) = machine();
+    let (mut machine, mut rng) = machine_of(64 << 10);
     append(&mut machine, 1, 2, 50);
     machine.settle().unwrap();
     let (path, before) = segments(&machine).swap_remove(0);
@@ -176,21 +181,22 @@ fn a_damaged_mark_is_passed() {
 /// gone. They are no contradiction.
 #[test]
 fn the_oldest_segment_speaks_of_what_went_with_older_ones() {
-    let (mut machine, mut rng) = machine();
-    append(&mut machine, 1, 5, 3000);
-    machine.ask(Act::Truncate(Some(LogId::new(1, 3))));
-    machine.ask(Act::Purge(LogId::new(1, 1)));
-    machine.ask(Act::Truncate(Some(LogId::new(1, 2))));
-    append(&mut machine, 3, 4, 3000);
+    let (mut machine, mut rng) = machine_of(64 << 10);
+    append(&mut machine, 1, 20, 3000);
+    machine.ask(Act::Truncate(Some(LogId::new(1, 10))));
+    machine.ask(Act::Purge(LogId::new(1, 5)));
+    machine.ask(Act::Truncate(Some(LogId::new(1, 8))));
+    append(&mut machine, 3, 4, 300);
     machine.settle().unwrap();
-    let before = segments(&machine).len();
-    machine.ask(Act::Purge(LogId::new(3, 4)));
+    assert_eq!(segments(&machine).len(), 2);
+    machine.ask(Act::Purge(LogId::new(3, 10)));
     machine.settle().unwrap();
     machine.keep();
-    assert!(segments(&machine).len() <= before, "something was removed");
     machine = machine.fork();
     machine.disk.crash_with(Loss::ALL, &mut rng);
+    assert!(segments(&machine)[0].0.ends_with("0000000000000002.seg"), "the first segment was removed");
     must_hold(&mut machine, &mut rng);
+    assert_eq!(machine.oracle.asked.entries.len(), 2);
 }
 
 /// A sync of the directory that failed must not be made up for by the next one.
