@@ -129,16 +129,16 @@ fn an_entry_replaced_in_the_same_segment_is_read_as_what_replaced_it() {
 #[test]
 fn a_truncation_that_was_only_asked_for_lets_no_segment_go() {
     let (mut machine, mut rng) = machine();
-    append(&mut machine, 1, 2, 50);
+    append(&mut machine, 1, 3, 50);
     machine.ask(Act::Purge(LogId::new(1, 0)));
-    append(&mut machine, 1, 5, 6000);
     machine.settle().unwrap();
+    assert!(segments(&machine).len() > 1, "the entries are in a segment of their own");
     machine.ask(Act::Truncate(Some(LogId::new(1, 0))));
     machine.keep();
     machine = machine.fork();
     machine.disk.crash_with(Loss::ALL, &mut rng);
     must_hold(&mut machine, &mut rng);
-    assert_eq!(machine.oracle.asked.entries.len(), 6);
+    assert_eq!(machine.oracle.asked.entries.len(), 2);
 }
 
 /// Of a frame that is written twice one copy counts, for readers that pass it as well.
