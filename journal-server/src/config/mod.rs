@@ -1,6 +1,6 @@
 //! The node's configuration: read once, from flags, environment and a file, and checked as a whole.
 //!
-//! One table ([`settings::SETTINGS`]) drives the flags, the variables, the file's keys and the help
+//! One table (`settings::SETTINGS`) drives the flags, the variables, the file's keys and the help
 //! text; what comes from each of them passes the same parsers. Every problem is reported at once, and
 //! says what to change. Nothing outside this module reads the environment.
 

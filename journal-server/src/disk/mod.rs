@@ -1,7 +1,7 @@
 //! The disk under a node: how much room it has, and how it has been doing.
 //!
 //! [`Disk`] is the one handle that everybody asks: the leader before it admits an entry, the follower
-//! before it takes one, the writers with every sync. Judging is pure ([`room`], [`slow`]); this file
+//! before it takes one, the writers with every sync. Judging is pure (`room`, `slow`); this file
 //! samples, publishes and counts. It never decides what to do about a slow disk beyond saying so: who
 //! leads is moved by whoever watches [`Disk::transfers`].
 

@@ -1,4 +1,4 @@
-//! The one seam between the journal and its disk. Production uses [`RealFs`]; tests use a disk that
+//! The one seam between the journal and its disk. Production uses `RealFs`; tests use a disk that
 //! crashes, tears, flips and fills at will. Nothing else in the house opens a journal's files.
 //!
 //! The calls are synchronous and may block: callers run on the writer's thread or on a thread made
