@@ -16,6 +16,25 @@ use tokio::signal::unix::{SignalKind, signal};
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// The allocator's settings. What a burst needed goes back to the system within a second or so,
+/// from a thread of the allocator's own: a node that has become idle frees nothing itself.
+#[allow(unsafe_code)]
+mod allocator {
+    use std::ffi::{CStr, c_char};
+
+    const SETTINGS: &CStr = c"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0";
+
+    #[repr(transparent)]
+    pub struct Settings(*const c_char);
+
+    // SAFETY: it points to a constant, which nobody can change.
+    unsafe impl Sync for Settings {}
+
+    // SAFETY: the name and the type are those that jemalloc looks for.
+    #[unsafe(export_name = "_rjem_malloc_conf")]
+    pub static MALLOC_CONF: Settings = Settings(SETTINGS.as_ptr());
+}
+
 /// A process that has to go but hangs is ended by force after so long.
 const PATIENCE: Duration = Duration::from_secs(2);
 

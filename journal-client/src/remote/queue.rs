@@ -3,8 +3,10 @@
 //!
 //! Its one duty is honesty. An entry is *sent* from the moment that it is taken for a message, and
 //! from then on only the server can say that it is not in the journal. Until then it is certain that
-//! it is not. So entries are taken as late as can be: when the connection asks for more bytes.
-//! That is also how batches come about: whatever waits by then goes into one message.
+//! it is not. So entries are taken as late as can be: when the connection asks for more bytes, and
+//! fewer than [`SMALL_MESSAGES`] are without an answer. That is also how batches come about:
+//! whatever waits by then goes into one message. One caller never waits, many share what a message
+//! costs on its way through four processes, and no timer decides.
 //!
 //! Invariants: `returned`, then `sent`, then `waiting` hold the entries in the order of the calls;
 //! every entry is answered exactly once; `sent_bytes` is what `sent` costs.
@@ -24,6 +26,11 @@ use crate::journal::{Entry, Ticket};
 
 /// What an entry costs beside its payload: its fields on the wire, its place here.
 const ENTRY_OVERHEAD: usize = 64;
+
+/// Messages without an answer that let the next one go, however small it is.
+const SMALL_MESSAGES: usize = 2;
+/// A message of that size goes at once.
+const LARGE_MESSAGE_BYTES: usize = 64 << 10;
 
 /// Whose entries these are, and so what becomes of those that a leader rejected unseen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +80,9 @@ struct State {
     returned_why: Option<Refusal>,
     sent: VecDeque<Pending>,
     sent_bytes: usize,
-    waiting: VecDeque<Pending>,
+    /// How many entries of each message of the stream are still without an answer, oldest first.
+    messages: VecDeque<usize>,
+    waiting: Waiting,
     /// The owner will append nothing more.
     closed: bool,
     /// Why nothing is accepted any more.
@@ -133,7 +142,8 @@ impl Queue {
                 returned_why: None,
                 sent: VecDeque::new(),
                 sent_bytes: 0,
-                waiting: VecDeque::new(),
+                messages: VecDeque::new(),
+                waiting: Waiting::default(),
                 closed: false,
                 ended: None,
                 broken: false,
@@ -199,8 +209,9 @@ impl Queue {
             self.answer(rejected(pending, &refusal));
             return;
         }
-        state.waiting.extend(pending);
-        let (taker, idle) = (state.taker.take(), state.phase == Phase::Idle);
+        pending.for_each(|pending| state.waiting.push_back(pending));
+        let idle = state.phase == Phase::Idle;
+        let taker = if state.is_held() { None } else { state.taker.take() };
         drop(state);
         if idle {
             self.wanted.notify_one();
@@ -225,7 +236,7 @@ impl Queue {
     pub fn open(&self, entry_bytes_max: u64, inflight_bytes_max: u64) {
         let mut state = self.state.lock();
         let returned = std::mem::take(&mut state.returned);
-        put_before(&mut state.waiting, returned);
+        state.waiting.put_before(returned);
         state.returned_why = None;
         state.phase = Phase::Open {
             entry_bytes_max: usize::try_from(entry_bytes_max).unwrap_or(usize::MAX),
@@ -312,6 +323,7 @@ impl Queue {
         let mut state = self.state.lock();
         let left: Vec<Pending> = state.sent.drain(..).collect();
         state.sent_bytes = 0;
+        state.messages.clear();
         let mut answers = match end {
             End::Refused(why) => state.reject(self.kind, left, why),
             End::Lost(why) => {
@@ -325,7 +337,7 @@ impl Queue {
         let next = match self.kind {
             Kind::Shared => {
                 let returned = std::mem::take(&mut state.returned);
-                put_before(&mut state.waiting, returned);
+                state.waiting.put_before(returned);
                 Next::Another
             }
             Kind::Own if state.broken => {
@@ -361,7 +373,7 @@ impl Queue {
     /// When the oldest entry that was not sent began to wait.
     pub fn oldest(&self) -> Option<Instant> {
         let state = self.state.lock();
-        state.returned.front().or(state.waiting.front()).map(|pending| pending.since)
+        state.returned.front().or(state.waiting.first()).map(|pending| pending.since)
     }
 
     /// Rejects what waits for longer than `patience`.
@@ -369,7 +381,7 @@ impl Queue {
         let now = Instant::now();
         let mut state = self.state.lock();
         let mut answers = Vec::new();
-        while let Some(first) = state.waiting.front() {
+        while let Some(first) = state.waiting.first() {
             if first.since + patience > now {
                 break;
             }
@@ -385,7 +397,7 @@ impl Queue {
         let mut state = self.state.lock();
         let waiting = std::mem::take(&mut state.waiting);
         drop(state);
-        self.answer(rejected(waiting, why));
+        self.answer(rejected(waiting.entries, why));
     }
 
     /// Ends the appender between two streams: rejects what waits because of `why`, and then
@@ -419,7 +431,48 @@ pub(super) enum Wanted {
 /// Entries that did not get in, as far as anybody knows.
 type Answers = Vec<(Pending, AppendError)>;
 
+/// Entries that were not sent yet, and what they cost.
+#[derive(Default)]
+struct Waiting {
+    entries: VecDeque<Pending>,
+    bytes: usize,
+}
+
+impl Waiting {
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn first(&self) -> Option<&Pending> {
+        self.entries.front()
+    }
+
+    fn push_back(&mut self, pending: Pending) {
+        self.bytes += pending.cost();
+        self.entries.push_back(pending);
+    }
+
+    fn pop_front(&mut self) -> Option<Pending> {
+        let first = self.entries.pop_front()?;
+        self.bytes -= first.cost();
+        Some(first)
+    }
+
+    fn put_before(&mut self, mut first: VecDeque<Pending>) {
+        if !first.is_empty() {
+            self.bytes += first.iter().map(Pending::cost).sum::<usize>();
+            first.append(&mut self.entries);
+            self.entries = first;
+        }
+    }
+}
+
 impl State {
+    /// Whether what waits is to wait for an answer to what was sent, and for company.
+    fn is_held(&self) -> bool {
+        self.messages.len() >= SMALL_MESSAGES && self.waiting.bytes < LARGE_MESSAGE_BYTES
+    }
+
     fn poll_take(
         &mut self,
         queue: &Queue,
@@ -437,8 +490,9 @@ impl State {
         };
         let mut entries = Vec::new();
         let mut bytes = 0;
-        while self.phase != Phase::Idle
-            && let Some(first) = self.waiting.front()
+        let may_take = self.phase != Phase::Idle && !self.is_held();
+        while may_take
+            && let Some(first) = self.waiting.first()
         {
             if queue.kind == Kind::Shared && first.answer.is_closed() {
                 let first = self.waiting.pop_front().expect("it was just looked at");
@@ -478,6 +532,7 @@ impl State {
             self.sent.push_back(first);
         }
         if !entries.is_empty() {
+            self.messages.push_back(entries.len());
             // The journal is named by the stream's first message alone.
             return Poll::Ready(Some(wire::AppendRequest { journal_id: 0, entries }));
         }
@@ -497,6 +552,15 @@ impl State {
         };
         let taken: Vec<Pending> = self.sent.drain(..count).collect();
         self.sent_bytes -= taken.iter().map(Pending::cost).sum::<usize>();
+        let mut answered = count;
+        while let Some(first) = self.messages.front_mut() {
+            if *first > answered {
+                *first -= answered;
+                break;
+            }
+            answered -= *first;
+            self.messages.pop_front();
+        }
         Ok(taken)
     }
 
@@ -541,7 +605,7 @@ impl State {
     fn end(&mut self, why: Refusal) -> Answers {
         let moved = self.returned_why.take().unwrap_or_else(|| why.clone());
         let mut answers = rejected(std::mem::take(&mut self.returned), &moved);
-        answers.extend(rejected(std::mem::take(&mut self.waiting), &why));
+        answers.extend(rejected(std::mem::take(&mut self.waiting).entries, &why));
         self.ended.get_or_insert_with(stream_ended);
         answers
     }
@@ -576,13 +640,6 @@ impl futures::Stream for Requests {
 fn wake(taker: Option<Waker>) {
     if let Some(taker) = taker {
         taker.wake();
-    }
-}
-
-fn put_before(waiting: &mut VecDeque<Pending>, mut first: VecDeque<Pending>) {
-    if !first.is_empty() {
-        first.append(waiting);
-        *waiting = first;
     }
 }
 

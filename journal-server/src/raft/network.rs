@@ -35,6 +35,9 @@ const PIPELINE: usize = 4;
 /// A stream with requests under way and no reply for so long is given up: openraft would wait for
 /// ever.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// A commit without entries waits so long for entries to travel with: the rest of a timer's step,
+/// half a millisecond on average.
+const COMMIT_LINGER: Duration = Duration::from_micros(1);
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What followers acknowledged to this node as a leader, and who was found to have lost some of it.
@@ -280,18 +283,11 @@ impl Link {
         let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
         let window = Arc::new(Window { free: Semaphore::new(PIPELINE), under_way: AtomicUsize::new(0) });
         let requests = {
-            let (window, group) = (window.clone(), self.group);
-            stream::unfold((Some(first), input), move |(mut first, mut input)| {
-                let window = window.clone();
-                async move {
-                    window.free.acquire().await.ok()?.forget();
-                    let request = match first.take() {
-                        Some(first) => first,
-                        None => input.next().await?,
-                    };
-                    window.under_way.fetch_add(1, Ordering::Relaxed);
-                    Some((request_out(group, request), (first, input)))
-                }
+            let feed = Feed { first: Some(first), input: input.fuse(), window: window.clone() };
+            let group = self.group;
+            stream::unfold(feed, move |mut feed| async move {
+                let request = feed.next().await?;
+                Some((request_out(group, request), feed))
             })
         };
         let mut request = self.peer.stamped(requests);
@@ -403,6 +399,41 @@ impl Link {
 struct Window {
     free: Semaphore,
     under_way: AtomicUsize,
+}
+
+/// The requests of one stream, as many as its window lets out.
+struct Feed<S> {
+    first: Option<AppendEntriesRequest<TypeConfig>>,
+    input: stream::Fuse<S>,
+    window: Arc<Window>,
+}
+
+impl<S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Unpin> Feed<S> {
+    async fn next(&mut self) -> Option<AppendEntriesRequest<TypeConfig>> {
+        self.window.free.acquire().await.ok()?.forget();
+        let request = match self.first.take() {
+            Some(first) => first,
+            None => {
+                let request = self.input.next().await?;
+                self.superseded(request).await
+            }
+        };
+        self.window.under_way.fetch_add(1, Ordering::Relaxed);
+        Some(request)
+    }
+
+    /// A request without entries tells of a commit. So does the next one, which may follow at once:
+    /// then this one is not sent. openraft takes the reply to a later request as one to all before
+    /// it, because it ends at the same entry or behind it.
+    async fn superseded(&mut self, mut request: AppendEntriesRequest<TypeConfig>) -> AppendEntriesRequest<TypeConfig> {
+        while request.entries.is_empty() {
+            match tokio::time::timeout(COMMIT_LINGER, self.input.next()).await {
+                Ok(Some(later)) => request = later,
+                Ok(None) | Err(_) => break,
+            }
+        }
+        request
+    }
 }
 
 fn request_out(group: u64, rpc: AppendEntriesRequest<TypeConfig>) -> peer::AppendEntries {

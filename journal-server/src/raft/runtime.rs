@@ -1,4 +1,5 @@
-//! openraft's runtime: tokio, with randomness that a simulation can seed.
+//! openraft's runtime: tokio, with randomness that a simulation can seed, and with sleeps that suit
+//! many groups in one process.
 //!
 //! Election timeouts are the only randomness of Raft. They are drawn from a generator of the thread,
 //! seeded once: from the operating system in production, from the simulation's seed there. The
@@ -6,12 +7,15 @@
 
 use std::cell::Cell;
 use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use openraft::TokioRuntime;
 use openraft::type_config::async_runtime::AsyncRuntime;
 use rand10::SeedableRng;
 use rand10::rngs::SmallRng;
+use tokio::time::Instant;
 
 thread_local! {
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
@@ -31,13 +35,63 @@ fn next_seed() -> u64 {
     z ^ (z >> 31)
 }
 
+/// Sleeps until a moment that far ahead are ticks, and nothing else. openraft ticks five times a
+/// heartbeat.
+const TICK_MIN: Duration = Duration::from_millis(2);
+/// Ticks of all groups of this thread fall on multiples of this.
+const TICK_GRID: Duration = Duration::from_millis(20);
+/// What the timer cannot tell from now: it counts milliseconds.
+const SOON: Duration = Duration::from_millis(1);
+
+thread_local! {
+    static GRID_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// The first line of the grid at or after `deadline`. Every group draws the phase of its ticks by
+/// itself; on one grid they fall together, so that a process with many groups wakes for all of them
+/// at once and their heartbeats travel in one write. The grid begins when the process does: nodes
+/// stay out of step with each other.
+fn on_grid(deadline: Instant) -> Instant {
+    let began = GRID_BEGAN.get().unwrap_or_else(|| {
+        let now = Instant::now();
+        GRID_BEGAN.set(Some(now));
+        now
+    });
+    let since = deadline.saturating_duration_since(began).as_micros() as u64;
+    began + Duration::from_micros(since.next_multiple_of(TICK_GRID.as_micros() as u64))
+}
+
+/// A pause that yields instead, where it is too short for a timer: openraft pauses for a microsecond
+/// between two completions of the disk, which a timer would make a millisecond.
+#[derive(Debug)]
+pub enum Sleep {
+    Timer(Pin<Box<tokio::time::Sleep>>),
+    Soon { yielded: bool },
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut *self {
+            Sleep::Timer(sleep) => sleep.as_mut().poll(cx),
+            Sleep::Soon { yielded: true } => Poll::Ready(()),
+            Sleep::Soon { yielded } => {
+                *yielded = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+}
+
 #[derive(Debug)]
 pub struct Runtime(TokioRuntime);
 
 impl AsyncRuntime for Runtime {
     type JoinError = <TokioRuntime as AsyncRuntime>::JoinError;
     type JoinHandle<T: Send + 'static> = <TokioRuntime as AsyncRuntime>::JoinHandle<T>;
-    type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
+    type Sleep = Sleep;
     type Instant = <TokioRuntime as AsyncRuntime>::Instant;
     type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
     type Timeout<R, T: Future<Output = R> + Send> = <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
@@ -56,11 +110,17 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
-        TokioRuntime::sleep(duration)
+        Sleep::Timer(Box::pin(tokio::time::sleep(duration)))
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
+        let now = <Self::Instant as openraft::Instant>::now();
+        let wait = if deadline > now { deadline - now } else { Duration::ZERO };
+        match wait {
+            _ if wait < SOON => Sleep::Soon { yielded: false },
+            _ if wait < TICK_MIN => Self::sleep(wait),
+            _ => Sleep::Timer(Box::pin(tokio::time::sleep_until(on_grid(Instant::now() + wait)))),
+        }
     }
 
     fn timeout<R, F: Future<Output = R> + Send>(duration: Duration, future: F) -> Self::Timeout<R, F> {

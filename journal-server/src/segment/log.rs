@@ -72,7 +72,6 @@ pub(crate) struct State {
     pub recovered_applied: Option<LogId>,
     pub failed: Option<Arc<str>>,
     pub closing: bool,
-    pub shrink_asked: bool,
     /// The writer waits for something to do.
     pub parked: bool,
 }
@@ -463,17 +462,6 @@ impl Log {
         self.shared.ring_bell(&mut state);
         drop(state);
         self.shared.keeper.stop();
-    }
-
-    /// Gives the memory of the ring back, as far as it is synced.
-    pub fn shrink(&self) {
-        let mut state = self.shared.state.lock();
-        let durable = state.durable.map(|id| id.position);
-        state.ring.shrink(durable);
-        state.shrink_asked = true;
-        if state.queue.is_empty() {
-            state.queue.shrink_to_fit();
-        }
     }
 
     fn enqueue_answered(&self, done: Done, make: impl FnOnce(&mut State, Done) -> Item) {

@@ -848,7 +848,6 @@ fn start(
         recovered_applied: registers.applied,
         failed: None,
         closing: false,
-        shrink_asked: false,
         parked: false,
     };
     let shared = Arc::new(Shared {

@@ -18,6 +18,10 @@ impl Ring {
         Ring { entries: VecDeque::new(), bytes: 0, bytes_max }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     pub(crate) fn first(&self) -> Option<u64> {
         self.entries.front().map(|entry| entry.id.position)
     }

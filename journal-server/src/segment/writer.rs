@@ -25,6 +25,9 @@ use super::types::{Done, LogEntry, LogId};
 /// Staging memory kept between plans.
 const KEEP_STAGED_BYTES: usize = 1 << 20;
 
+/// Memory of a journal that nobody writes to is given back after so long.
+const IDLE_MEMORY: Duration = Duration::from_secs(2);
+
 /// What the writer would do next.
 #[expect(clippy::large_enum_variant, reason = "plans are what it is for")]
 pub enum Step {
@@ -90,10 +93,6 @@ impl Writer {
             if state.failed.is_some() {
                 self.ended = true;
                 return Step::Closed;
-            }
-            if std::mem::take(&mut state.shrink_asked) {
-                self.tape.shrink();
-                self.spare = None;
             }
             self.tape.registers.committed = state.committed.or(self.tape.registers.committed);
             if state.versions_queued == 0 {
@@ -315,6 +314,38 @@ impl Writer {
         self.tape.active.offset * 2 > self.shared.options.segment_bytes && !self.shared.shelf.has_spare()
     }
 
+    /// How long to wait for work before something is to be done without: the idle mark, or giving
+    /// memory back.
+    fn patience(&self, mark_due: bool) -> Option<Duration> {
+        match mark_due {
+            true => Some(self.shared.options.idle_mark),
+            false => (!self.shared.state.lock().ring.is_empty()).then_some(IDLE_MEMORY),
+        }
+    }
+
+    /// What is to be done when nothing came in that time.
+    fn idle(&mut self, mark_due: bool) -> Option<Plan> {
+        if mark_due {
+            return self.mark();
+        }
+        self.give_back();
+        None
+    }
+
+    /// Gives back the memory of the ring and of the last plans. Readers find what was in it on disk.
+    fn give_back(&mut self) {
+        let mut state = self.shared.state.lock();
+        if !state.queue.is_empty() {
+            return;
+        }
+        let durable = state.durable.map(|id| id.position);
+        state.ring.shrink(durable);
+        state.queue.shrink_to_fit();
+        drop(state);
+        self.tape.shrink();
+        self.spare = None;
+    }
+
     /// Blocks until something is queued, or for so long. True: nothing came.
     fn wait(&self, limit: Option<Duration>) -> bool {
         let mut state = self.shared.state.lock();
@@ -342,7 +373,7 @@ impl Writer {
 }
 
 fn has_work(state: &super::log::State) -> bool {
-    !state.queue.is_empty() || state.closing || state.failed.is_some() || state.shrink_asked
+    !state.queue.is_empty() || state.closing || state.failed.is_some()
 }
 
 fn measure(item: &Item) -> (usize, usize) {
@@ -377,14 +408,13 @@ pub(crate) fn apply_effect(index: &mut Index, effect: Effect) {
 /// The writer on a thread of its own, until the log is closed or fails.
 pub fn spawn_writer_thread(mut writer: Writer, name: String) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name).spawn(move || {
-        let idle_mark = writer.shared.options.idle_mark;
         loop {
             let plan = match writer.take() {
                 Step::Write(plan) => plan,
                 Step::Closed => break,
                 Step::Idle { mark_due } => {
-                    let idle = writer.wait(mark_due.then_some(idle_mark));
-                    match (idle && mark_due).then(|| writer.mark()).flatten() {
+                    let patience = writer.patience(mark_due);
+                    match writer.wait(patience).then(|| writer.idle(mark_due)).flatten() {
                         Some(plan) => plan,
                         None => continue,
                     }
@@ -403,7 +433,6 @@ where
     P: FnMut(&Plan) -> Pin<Box<dyn Future<Output = ()> + Send>>,
 {
     let shared = writer.shared.clone();
-    let idle_mark = shared.options.idle_mark;
     loop {
         let plan = match writer.take() {
             Step::Write(plan) => plan,
@@ -412,12 +441,14 @@ where
                 if !writer.park() {
                     continue;
                 }
-                if !mark_due {
-                    shared.notify.notified().await;
-                    continue;
-                }
-                let woken = tokio::time::timeout(idle_mark, shared.notify.notified()).await;
-                match woken.is_err().then(|| writer.mark()).flatten() {
+                let woken = match writer.patience(mark_due) {
+                    Some(patience) => tokio::time::timeout(patience, shared.notify.notified()).await.is_ok(),
+                    None => {
+                        shared.notify.notified().await;
+                        true
+                    }
+                };
+                match (!woken).then(|| writer.idle(mark_due)).flatten() {
                     Some(plan) => plan,
                     None => continue,
                 }
