@@ -265,7 +265,10 @@ impl View {
     /// Whoever got a page with more behind it will ask for the next one at the same revision.
     fn expect_next_page(&self, request: &Range, revision: Revision, page: &Selection) {
         let in_key_order = request.sort_target == SortTarget::Key && request.sort_order != SortOrder::Descend;
-        let Some(last) = page.found.last().filter(|_| page.more && in_key_order) else { return };
+        let filters =
+            [request.mod_revision_min, request.mod_revision_max, request.create_revision_min, request.create_revision_max];
+        let predictable = page.more && in_key_order && filters == [0; 4];
+        let Some(last) = page.found.last().filter(|_| predictable) else { return };
         let next = Bytes::from([&last.key[..], &[0]].concat());
         let rest = (page.count as u64).saturating_sub(page.found.len() as u64);
         let key = (revision, next, request.range_end.clone());

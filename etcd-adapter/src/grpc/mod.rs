@@ -34,6 +34,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
+use crate::applier::Standings;
 use crate::command::{self, AlarmAction, AlarmKind, Command};
 use crate::config::Config;
 use crate::lease_clock::LeaseClock;
@@ -60,7 +61,8 @@ pub struct Shared {
     pub proposer: Proposer,
     pub reads: Reads,
     pub hub: Hub,
-    pub leases: parking_lot::Mutex<LeaseClock>,
+    pub leases: Arc<parking_lot::Mutex<LeaseClock>>,
+    pub standing: Standings,
     pub calls: Arc<Calls>,
     pub stopping: CancellationToken,
 }

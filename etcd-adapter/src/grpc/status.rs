@@ -62,8 +62,8 @@ known! {
     INVALID_DOWNGRADE_TARGET = InvalidArgument, "etcdserver: invalid downgrade target version";
     DOWNGRADE_IN_PROGRESS = FailedPrecondition, "etcdserver: cluster has a downgrade job in progress";
     NO_INFLIGHT_DOWNGRADE = FailedPrecondition, "etcdserver: no inflight downgrade job";
-    WATCH_CANCELED = Canceled, "etcdserver: watch canceled";
-    REQUEST_CANCELED = Canceled, "etcdserver: request canceled";
+    WATCH_CANCELED = Cancelled, "etcdserver: watch canceled";
+    REQUEST_CANCELED = Cancelled, "etcdserver: request canceled";
     STREAM_CUSTOM_SORT = Unimplemented, "RangeStream does not support custom sort orders";
     STREAM_REVISION_FILTERS = Unimplemented, "RangeStream does not support revision filters";
     LEADER_KEY_MISSING = Unknown, "\"leader\" field must be provided";

@@ -2,4 +2,5 @@
 
 pub mod connection;
 pub mod listen;
+pub mod metrics;
 pub mod pages;

@@ -170,6 +170,11 @@ impl Proposer {
         self.shared.inbox.lock().last_applied
     }
 
+    /// Whether a `Hello` with this nonce was this process's.
+    pub fn said(&self, nonce: u64) -> bool {
+        self.shared.outbox.lock().said(nonce)
+    }
+
     /// The own producer, while it lives.
     pub fn producer(&self) -> Option<proto::Position> {
         self.shared.outbox.lock().producer()
@@ -232,6 +237,7 @@ fn size_of(command: &Command) -> usize {
             Op::Put(put) => put.key.len() + put.value.len(),
             Op::DeleteRange(delete) => delete.key.len() + delete.range_end.len(),
             Op::Txn(txn) => of_txn(txn),
+            Op::Empty => 0,
         }
     }
     COMMAND_OVERHEAD_BYTES

@@ -40,8 +40,6 @@ pub struct Sent {
     /// sent again.
     pub riders: Vec<oneshot::Sender<()>>,
     pub first_sent: Instant,
-    /// The stream it was first sent on.
-    pub first_stream: u64,
 }
 
 /// What the applier tells of an entry that concerns this adapter.
@@ -128,6 +126,11 @@ impl Outbox {
 
     pub fn greeting(&self) -> Option<u64> {
         self.greeting
+    }
+
+    /// Whether a `Hello` with this nonce was ours.
+    pub fn said(&self, nonce: u64) -> bool {
+        self.nonces.contains(&nonce)
     }
 
     /// A `Hello` with this nonce is about to be sent.
@@ -242,7 +245,6 @@ mod tests {
             commands: Vec::new(),
             riders: Vec::new(),
             first_sent: Instant::now(),
-            first_stream: 1,
         }
     }
 

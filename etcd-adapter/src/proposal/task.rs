@@ -38,8 +38,8 @@ pub struct Myself {
     pub client_urls: Vec<String>,
 }
 
-type Beats = Box<dyn Fn() -> Beat + Send>;
-type Nonces = Box<dyn FnMut() -> u64 + Send>;
+type Beats = Box<dyn Fn() -> Beat + Send + Sync>;
+type Nonces = Box<dyn FnMut() -> u64 + Send + Sync>;
 
 /// The task. [`Proposals::run`] is its life.
 pub struct Proposals {
@@ -49,7 +49,6 @@ pub struct Proposals {
     beat: Beats,
     nonce: Nonces,
     hello: Option<Entry>,
-    stream: u64,
     beat_due: bool,
 }
 
@@ -81,8 +80,8 @@ impl Proposals {
         myself: Myself,
         current: Position,
         timeout: Duration,
-        beat: impl Fn() -> Beat + Send + 'static,
-        nonce: impl FnMut() -> u64 + Send + 'static,
+        beat: impl Fn() -> Beat + Send + Sync + 'static,
+        nonce: impl FnMut() -> u64 + Send + Sync + 'static,
     ) -> (Proposer, Proposals) {
         let shared = Arc::new(Shared {
             inbox: parking_lot::Mutex::new(Inbox::default()),
@@ -98,7 +97,6 @@ impl Proposals {
             beat: Box::new(beat),
             nonce: Box::new(nonce),
             hello: None,
-            stream: 0,
             beat_due: true,
         };
         (Proposer { shared }, proposals)
@@ -127,7 +125,6 @@ impl Proposals {
                     continue;
                 }
             };
-            self.stream += 1;
             let begun = Instant::now();
             match self.on_stream(appender).await {
                 Break::Fatal(ended) => return ended,
@@ -311,8 +308,8 @@ impl Proposals {
         let commands: Vec<_> = asked.iter().map(|asked| asked.command.clone()).collect();
         let payload = command::encode(&EntryBody { producer, seq, level: COMMANDS_LEVEL, beat, commands });
         let entry = if urgent { Entry::urgent(payload) } else { Entry::new(payload) };
-        let (first_sent, first_stream) = (Instant::now(), self.stream);
-        outbox.unresolved.push_back(Sent { seq, entry: entry.clone(), commands: asked, riders, first_sent, first_stream });
+        let first_sent = Instant::now();
+        outbox.unresolved.push_back(Sent { seq, entry: entry.clone(), commands: asked, riders, first_sent });
         Some((seq, entry))
     }
 

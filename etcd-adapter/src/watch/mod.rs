@@ -51,6 +51,11 @@ pub struct Wish {
 }
 
 impl Wish {
+    /// Whatever comes next, and no more than that.
+    pub fn plain(keys: Keys) -> Wish {
+        Wish { keys, from: 0, no_put: false, no_delete: false, prev_kv: false, progress: false, fragment: false }
+    }
+
     pub fn wants(&self, row: &Row) -> bool {
         row.at.main >= self.from && !(if row.is_tombstone() { self.no_delete } else { self.no_put })
     }

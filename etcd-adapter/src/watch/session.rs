@@ -171,10 +171,8 @@ impl Session {
     pub fn progress_of_all(&self) {
         let state = self.hub.0.lock();
         let revision = state.revision;
-        let mut own = self.own(&state).peekable();
-        let ready = own.peek().is_some()
-            && own.all(|(_, watcher)| watcher.standing == Standing::Synced && watcher.wish.from <= revision);
-        if ready {
+        let synced = |watcher: &Watcher| watcher.standing == Standing::Synced && watcher.wish.from <= revision;
+        if self.own(&state).next().is_some() && self.own(&state).all(|(_, watcher)| synced(watcher)) {
             self.queue.push(Item::ProgressOfAll { revision });
         }
         drop(state);
