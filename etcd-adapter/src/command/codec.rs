@@ -243,11 +243,9 @@ fn command(reader: &mut Reader) -> Result<Command, Malformed> {
             member: reader.uint()?,
             kind: alarm(reader.byte()?)?,
         },
-        tag::MEMBER_ADD => Command::MemberAdd {
-            peer_urls: reader.texts()?,
-            learner: reader.bool()?,
-            learners_max: reader.u32()?,
-        },
+        tag::MEMBER_ADD => {
+            Command::MemberAdd { peer_urls: reader.texts()?, learner: reader.bool()?, learners_max: reader.u32()? }
+        }
         tag::MEMBER_PROMOTE => Command::MemberPromote { id: reader.uint()? },
         tag::MEMBER_REMOVE => Command::MemberRemove { id: reader.uint()? },
         tag::MEMBER_UPDATE => Command::MemberUpdate { id: reader.uint()?, peer_urls: reader.texts()? },
@@ -422,9 +420,7 @@ const RANGE_COUNT_ONLY: u8 = 2;
 
 fn put_range(out: &mut Vec<u8>, range: &Range) {
     out.push(tag::OP_RANGE);
-    out.push(
-        if range.keys_only { RANGE_KEYS_ONLY } else { 0 } | if range.count_only { RANGE_COUNT_ONLY } else { 0 },
-    );
+    out.push(if range.keys_only { RANGE_KEYS_ONLY } else { 0 } | if range.count_only { RANGE_COUNT_ONLY } else { 0 });
     out.push(match range.sort_order {
         SortOrder::None => 0,
         SortOrder::Ascend => 1,
@@ -617,8 +613,7 @@ mod tests {
             ("[a-z]{0,4}", texts(), texts(), any::<(u64, u64, u32)>()).prop_map(|(name, peer_urls, client_urls, n)| {
                 Command::Hello(Hello { name, peer_urls, client_urls, nonce: n.0, replaces: Position(n.1), level: n.2 })
             }),
-            any::<(u64, u64)>()
-                .prop_map(|(p, e)| Command::Gone { producer: Position(p), last_entry: Position(e) }),
+            any::<(u64, u64)>().prop_map(|(p, e)| Command::Gone { producer: Position(p), last_entry: Position(e) }),
             any::<u32>().prop_map(|level| Command::RaiseLevel { level }),
             proptest::option::of("[0-9.]{0,5}").prop_map(|target| Command::Downgrade { target }),
         ]

@@ -9,8 +9,8 @@ mod codec;
 mod validate;
 pub(crate) mod wire;
 
-pub(crate) use codec::{alarm, alarm_byte, beat, put_beat};
 pub use codec::{DecodeError, TXN_DEPTH_MAX, decode, encode};
+pub(crate) use codec::{alarm, alarm_byte, beat, put_beat};
 pub use validate::{Invalid, quota_cost, validate, validate_range};
 
 use bytes::Bytes;

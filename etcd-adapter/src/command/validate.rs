@@ -205,7 +205,10 @@ mod tests {
         assert_eq!(check(vec![put("c"), delete("a", "c")]), Ok(()));
         assert_eq!(check(vec![delete("a", "c"), delete("b", "")]), Ok(()));
         assert_eq!(check(vec![put("a"), branches(vec![put("a")], vec![])]), Err(Invalid::DuplicateKey));
-        assert_eq!(check(vec![branches(vec![put("a")], vec![]), branches(vec![put("a")], vec![])]), Err(Invalid::DuplicateKey));
+        assert_eq!(
+            check(vec![branches(vec![put("a")], vec![]), branches(vec![put("a")], vec![])]),
+            Err(Invalid::DuplicateKey)
+        );
     }
 
     #[test]
@@ -241,7 +244,10 @@ mod tests {
         assert_eq!(put(Put::default()), Err(Invalid::EmptyKey));
         let ignoring = Put { key: a.clone(), value: a.clone(), ignore_value: true, ..Put::default() };
         assert_eq!(put(ignoring), Err(Invalid::ValueProvided));
-        assert_eq!(put(Put { key: a.clone(), lease: 1, ignore_lease: true, ..Put::default() }), Err(Invalid::LeaseProvided));
+        assert_eq!(
+            put(Put { key: a.clone(), lease: 1, ignore_lease: true, ..Put::default() }),
+            Err(Invalid::LeaseProvided)
+        );
         assert_eq!(validate(&Command::DeleteRange(DeleteRange::default()), 1), Err(Invalid::EmptyKey));
         assert_eq!(validate_range(&Range::default()), Err(Invalid::EmptyKey));
         let sorted = Range { key: a, sort_order: SortOrder::Unknown, ..Range::default() };
@@ -251,7 +257,11 @@ mod tests {
 
     #[test]
     fn the_quota_counts_the_dearer_branch() {
-        let txn = Txn { success: vec![put("a"), branches(vec![put("bb")], vec![])], failure: vec![put("c")], ..Txn::default() };
+        let txn = Txn {
+            success: vec![put("a"), branches(vec![put("bb")], vec![])],
+            failure: vec![put("c")],
+            ..Txn::default()
+        };
         assert_eq!(quota_cost(&Command::Txn(txn)), 257 + 258);
         assert_eq!(quota_cost(&Command::LeaseGrant { id: 0, ttl: 1 }), 64);
         assert_eq!(quota_cost(&Command::Compact { revision: 1 }), 0);

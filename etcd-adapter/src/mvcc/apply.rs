@@ -96,7 +96,8 @@ pub fn apply(
         Ok(()) => {
             for (index, command) in body.commands.iter().enumerate() {
                 let place = Place { position, index, alone: body.producer == Position::NONE };
-                let decided = catch_unwind(AssertUnwindSafe(|| decide(state, place, command, values, &applied.changes)));
+                let decided =
+                    catch_unwind(AssertUnwindSafe(|| decide(state, place, command, values, &applied.changes)));
                 let result = match decided {
                     Ok(Ok((answer, effect))) => {
                         commit(state, position, effect, &mut applied);
@@ -157,10 +158,16 @@ enum Effect {
     Nothing,
     Write(Vec<Change>),
     Compact(Revision),
-    Grant { id: i64, ttl: i64 },
+    Grant {
+        id: i64,
+        ttl: i64,
+    },
     Renew(i64),
     /// Ends a lease, and with it its keys.
-    Revoke { id: i64, changes: Vec<Change> },
+    Revoke {
+        id: i64,
+        changes: Vec<Change>,
+    },
     Raise(Alarm),
     Clear(Alarm),
     Registry(RegistryChange),

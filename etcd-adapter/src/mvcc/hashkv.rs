@@ -4,8 +4,6 @@
 //! It says what is *logically* there, whatever this replica has already dropped. If the state is
 //! compacted while rows are fed in, begin again.
 
-use bytes::Bytes;
-
 use super::index::Index;
 use super::types::{At, Revision, Row};
 
@@ -42,6 +40,14 @@ impl HashKv {
         put_place(&mut self.buffer, row);
         put_key_value(&mut self.buffer, row);
         self.crc = crc32c::crc32c_append(self.crc, &self.buffer);
+    }
+
+    /// The hash over rows that are all at hand.
+    pub fn over<'a>(mut self, index: &Index, rows: impl IntoIterator<Item = &'a Row>) -> KvHash {
+        for row in rows {
+            self.row(index, row);
+        }
+        self.finish()
     }
 
     pub fn finish(self) -> KvHash {
@@ -94,19 +100,10 @@ fn put_field_bytes(out: &mut Vec<u8>, field: u8, bytes: &[u8]) {
     }
 }
 
-/// The hash over rows that are all at hand.
-impl HashKv {
-    pub fn over<'a>(mut self, index: &Index, rows: impl IntoIterator<Item = &'a Row>) -> KvHash {
-        for row in rows {
-            self.row(index, row);
-        }
-        self.finish()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
 
     #[test]
     fn a_version_is_encoded_as_etcd_stores_it() {

@@ -114,7 +114,7 @@ pub struct Index {
     turns_after: At,
     /// Keys with something older than the version at that revision, or with a tombstone at it.
     superseded: VecDeque<(Revision, Key)>,
-    /// Keys that ended exactly at the last floor.
+    /// Keys that ended exactly at the last floor, with it.
     held: Vec<(Revision, Key)>,
 }
 
@@ -267,9 +267,9 @@ impl Index {
         }
         let mut taken = 0;
         while taken < steps && self.superseded.front().is_some_and(|(revision, _)| *revision <= floor) {
-            let (revision, key) = self.superseded.pop_front().expect("there is one in front");
+            let (_, key) = self.superseded.pop_front().expect("there is one in front");
             if self.prune(&key, floor) {
-                self.held.push((revision, key));
+                self.held.push((floor, key));
             }
             taken += 1;
         }

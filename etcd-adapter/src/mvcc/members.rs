@@ -136,9 +136,8 @@ impl Registry {
             return Err(Refusal::HelloOutdated);
         }
         let urls = sorted(&hello.peer_urls);
-        let virtual_member = || {
-            self.members.values().find(|m| m.name.is_empty() && !urls.is_empty() && sorted(&m.peer_urls) == urls)
-        };
+        let virtual_member =
+            || self.members.values().find(|m| m.name.is_empty() && !urls.is_empty() && sorted(&m.peer_urls) == urls);
         let adopted = known.or_else(virtual_member).cloned();
         if adopted.is_none() && self.fenced.contains(&hello.name) {
             return Err(Refusal::HelloRemoved);

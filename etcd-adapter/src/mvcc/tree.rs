@@ -20,7 +20,6 @@ const MERGED_MAX: usize = NODE_MAX * 3 / 4;
 pub(super) struct Tree<V> {
     root: Node<V>,
     live: u64,
-    len: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -38,15 +37,11 @@ struct Child<V> {
 
 impl<V> Default for Tree<V> {
     fn default() -> Self {
-        Tree { root: Node::Leaf(Vec::new()), live: 0, len: 0 }
+        Tree { root: Node::Leaf(Vec::new()), live: 0 }
     }
 }
 
 impl<V: Live> Tree<V> {
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
     /// All live values.
     pub fn live(&self) -> u64 {
         self.live
@@ -99,7 +94,6 @@ impl<V: Live> Tree<V> {
     /// Adds a key that is not there.
     pub fn insert(&mut self, key: Key, value: V) {
         self.live += u64::from(value.is_live());
-        self.len += 1;
         if let Some(right) = insert(&mut self.root, key, value) {
             let left = std::mem::replace(&mut self.root, Node::Inner(Vec::with_capacity(2)));
             let first = first_key(&left).clone();
@@ -110,7 +104,6 @@ impl<V: Live> Tree<V> {
     pub fn remove(&mut self, key: &[u8]) -> Option<V> {
         let value = remove(&mut self.root, key)?;
         self.live -= u64::from(value.is_live());
-        self.len -= 1;
         while let Node::Inner(children) = &mut self.root {
             match children.len() {
                 0 => self.root = Node::Leaf(Vec::new()),
@@ -315,10 +308,9 @@ mod tests {
                 }
                 if step % 1999 == 0 {
                     check(&tree.root, true);
-                    assert_eq!(tree.len(), model.len());
                     assert_eq!(tree.live(), model.values().filter(|live| **live).count() as u64);
                     let probe = format!("{:05}", next(keys)).into_bytes();
-                    let below = model.range::<[u8], _>(..&probe[..]).filter(|(_, live)| **live).count();
+                    let below = model.range(..Key::from(&probe[..])).filter(|(_, live)| **live).count();
                     assert_eq!(tree.rank(&probe), below as u64);
                     let mut seen = Vec::new();
                     tree.walk(&probe, &mut |key, live| {
@@ -326,7 +318,7 @@ mod tests {
                         seen.len() < 100
                     });
                     let expected: Vec<_> =
-                        model.range::<[u8], _>(&probe[..]..).take(100).map(|(k, v)| (k.clone(), *v)).collect();
+                        model.range(Key::from(&probe[..])..).take(100).map(|(k, v)| (k.clone(), *v)).collect();
                     assert_eq!(seen, expected);
                     assert_eq!(tree.get(&probe).map(|(_, v)| *v), model.get(&probe[..]).copied());
                 }
@@ -334,7 +326,7 @@ mod tests {
             for key in model.into_keys() {
                 assert!(tree.remove(&key).is_some());
             }
-            assert_eq!((tree.len(), tree.live(), tree.root.len()), (0, 0, 0));
+            assert_eq!((tree.live(), tree.root.len()), (0, 0));
         }
     }
 

@@ -15,9 +15,7 @@ use super::apply::Change;
 use super::hash;
 use super::index::KeyRange;
 use super::state::State;
-use super::types::{
-    At, Key, OpAnswer, OpResult, Refusal, Revision, Row, TxnAnswer, ValueLost, Values, Version,
-};
+use super::types::{At, Key, OpAnswer, OpResult, Refusal, Revision, Row, TxnAnswer, ValueLost, Values, Version};
 use crate::command::{Compare, CompareResult, CompareTarget, DeleteRange, Op, Put, Range, Txn};
 
 /// Why a decision ended early.
@@ -259,7 +257,8 @@ impl<'a> Draft<'a> {
         if keys > 0 {
             return Ok(all);
         }
-        const NOTHING: Version = Version { at: At { main: 0, sub: 0 }, create: 0, version: 0, lease: 0, size: 0, digest: 0 };
+        const NOTHING: Version =
+            Version { at: At { main: 0, sub: 0 }, create: 0, version: 0, lease: 0, size: 0, digest: 0 };
         Ok(match &compare.target {
             CompareTarget::Value(_) => false,
             target => verdict(compare.result, compare_numbers(&NOTHING, target)),

@@ -131,8 +131,11 @@ impl Engine for Memory {
             let content = self.content.read();
             content.log.range(from..to).map(|(at, row)| (*at, row.key.clone(), row.is_tombstone())).collect()
         };
-        let dropped: Vec<At> =
-            heads.into_iter().filter(|(at, key, tombstone)| sweeps.drops(key, *at, *tombstone)).map(|(at, ..)| at).collect();
+        let dropped: Vec<At> = heads
+            .into_iter()
+            .filter(|(at, key, tombstone)| sweeps.drops(key, *at, *tombstone))
+            .map(|(at, ..)| at)
+            .collect();
         let mut content = self.content.write();
         for at in dropped {
             content.log.remove(&at);

@@ -214,10 +214,9 @@ fn one(store: &Store, at: At) -> Result<Bytes, ValueLost> {
 
 impl Values for Store {
     fn values(&self, places: &[At]) -> Result<Vec<Bytes>, ValueLost> {
-        let rows = self.rows(places).map_err(|error| ValueLost {
-            at: places.first().copied().unwrap_or_default(),
-            why: error.to_string(),
-        })?;
+        let rows = self
+            .rows(places)
+            .map_err(|error| ValueLost { at: places.first().copied().unwrap_or_default(), why: error.to_string() })?;
         Ok(rows.into_iter().map(|row| row.value).collect())
     }
 }
