@@ -82,7 +82,9 @@ impl Reads {
     /// Returns once everything acknowledged before the call is applied here and visible.
     pub async fn confirm(&self) -> Result<(), Unconfirmed> {
         let deadline = Instant::now() + self.shared.timeout;
-        if self.proposer.may_ride() && let Ok(Ok(())) = timeout(RIDE_MAX, self.proposer.ride()).await {
+        if self.proposer.may_ride()
+            && let Ok(Ok(())) = timeout(RIDE_MAX, self.proposer.ride()).await
+        {
             return Ok(());
         }
         let (answer, confirmed) = oneshot::channel();
@@ -193,7 +195,9 @@ impl Reads {
 
 /// The journal ends before what was applied from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the journal ends at {tail}, and this adapter has applied up to {applied}: it is not the same journal, or it lost entries")]
+#[error(
+    "the journal ends at {tail}, and this adapter has applied up to {applied}: it is not the same journal, or it lost entries"
+)]
 pub struct Shorter {
     pub tail: Position,
     pub applied: Position,

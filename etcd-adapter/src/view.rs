@@ -137,7 +137,8 @@ impl View {
             let revision = if request.revision <= 0 { published } else { request.revision };
             match self.range_at(request, revision, published) {
                 // What was current is history by now, and even compacted: what is current now will do.
-                Err(ReadError::Refused(Refusal::Compacted)) if request.revision <= 0 && published < self.revision() => {}
+                Err(ReadError::Refused(Refusal::Compacted)) if request.revision <= 0 && published < self.revision() => {
+                }
                 answer => return answer,
             }
         }
@@ -265,8 +266,12 @@ impl View {
     /// Whoever got a page with more behind it will ask for the next one at the same revision.
     fn expect_next_page(&self, request: &Range, revision: Revision, page: &Selection) {
         let in_key_order = request.sort_target == SortTarget::Key && request.sort_order != SortOrder::Descend;
-        let filters =
-            [request.mod_revision_min, request.mod_revision_max, request.create_revision_min, request.create_revision_max];
+        let filters = [
+            request.mod_revision_min,
+            request.mod_revision_max,
+            request.create_revision_min,
+            request.create_revision_max,
+        ];
         let predictable = page.more && in_key_order && filters == [0; 4];
         let Some(last) = page.found.last().filter(|_| predictable) else { return };
         let next = Bytes::from([&last.key[..], &[0]].concat());

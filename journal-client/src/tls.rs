@@ -102,7 +102,6 @@ impl Tls {
         }
         Ok(roots)
     }
-
 }
 
 impl Papers for Tls {

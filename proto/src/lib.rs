@@ -14,10 +14,10 @@ pub use generated::journal::state::v1 as state;
 /// What clients and operators call.
 pub use generated::journal::v1 as journal;
 
-/// etcd's protocol, version 3.
-pub use generated::{authpb, etcdserverpb as etcd, mvccpb, v3electionpb, v3lockpb};
 /// The health service that gRPC clients know.
 pub use generated::grpc::health::v1 as health;
+/// etcd's protocol, version 3.
+pub use generated::{authpb, etcdserverpb as etcd, mvccpb, v3electionpb, v3lockpb};
 
 /// One module a package, nested as the packages are: the generated code counts on it.
 mod generated {

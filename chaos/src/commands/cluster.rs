@@ -201,8 +201,7 @@ fn print_json(cluster: &Cluster, adapters: &[Adapter]) {
             })
         })
         .collect();
-    let page =
-        json!({ "dir": cluster.dir(), "endpoints": cluster.endpoints(), "nodes": nodes, "adapters": adapters });
+    let page = json!({ "dir": cluster.dir(), "endpoints": cluster.endpoints(), "nodes": nodes, "adapters": adapters });
     println!("{page}");
 }
 

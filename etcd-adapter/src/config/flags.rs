@@ -43,7 +43,13 @@ pub const FLAGS: &[Flag] = &[
     flag(WHO, "name", "NAME", "default", "What people call this adapter; two must not have one name"),
     flag(WHO, "data-dir", "DIR", "", "Where the store lives, on tmpfs best [default: NAME.etcd]"),
     flag(WHO, "config-file", "FILE", "", "Not supported yet"),
-    flag(JOURNAL, "journal-endpoints", "HOST:PORT,..", "", "Nodes of the journal; some are enough, the others are learnt"),
+    flag(
+        JOURNAL,
+        "journal-endpoints",
+        "HOST:PORT,..",
+        "",
+        "Nodes of the journal; some are enough, the others are learnt",
+    ),
     flag(JOURNAL, "journal", "NAME", "kubernetes", "The journal that this is a function of; created if absent"),
     flag(JOURNAL, "ephemeral", "", "", "Keep everything in this process and lose it with it: nothing to set up"),
     flag(JOURNAL, "tail-from", "leader|nearest", "leader", "Which node entries are read from"),
@@ -56,14 +62,32 @@ pub const FLAGS: &[Flag] = &[
     flag(CLIENTS, "listen-client-http-urls", "URL,..", "", "Further addresses, for HTTP pages"),
     flag(CLIENTS, "listen-metrics-urls", "URL,..", "", "Further addresses, for health and metrics only"),
     flag(CLIENTS, "advertise-client-urls", "URL,..", "http://localhost:2379", "Where clients reach this adapter"),
-    flag(CLIENTS, "initial-advertise-peer-urls", "URL,..", "http://localhost:2380", "What MemberList says of this adapter"),
+    flag(
+        CLIENTS,
+        "initial-advertise-peer-urls",
+        "URL,..",
+        "http://localhost:2380",
+        "What MemberList says of this adapter",
+    ),
     flag(CLIENTS, "max-concurrent-streams", "N", "4294967295", "Of one connection"),
     flag(CLIENTS, "grpc-keepalive-min-time", "TIME", "5s", "Clients that ping more often are sent away"),
     flag(CLIENTS, "grpc-keepalive-interval", "TIME", "2h", "Between pings of a silent client"),
     flag(CLIENTS, "grpc-keepalive-timeout", "TIME", "20s", "A client that answers no ping for so long is gone"),
-    flag(CLIENTS, "serving-threads", "N", "", "Threads that connections are dealt to; 0: the one that applies [default: by cores]"),
+    flag(
+        CLIENTS,
+        "serving-threads",
+        "N",
+        "",
+        "Threads that connections are dealt to; 0: the one that applies [default: by cores]",
+    ),
     flag(CLIENTS, "watch-progress-notify-interval", "TIME", "10m", "Between progress messages to quiet watchers"),
-    flag(CLIENTS, "prompt-progress", "", "true", "Tell watchers at once that nothing is missing when a list waits for it"),
+    flag(
+        CLIENTS,
+        "prompt-progress",
+        "",
+        "true",
+        "Tell watchers at once that nothing is missing when a list waits for it",
+    ),
     flag(TLS, "cert-file", "FILE", "", "The certificate shown to clients"),
     flag(TLS, "key-file", "FILE", "", "Its key"),
     flag(TLS, "client-cert-auth", "", "", "Clients must show a certificate"),
@@ -72,7 +96,13 @@ pub const FLAGS: &[Flag] = &[
     flag(LIMITS, "max-txn-ops", "N", "128", "Operations in one transaction"),
     flag(LIMITS, "quota-backend-bytes", "BYTES", "0", "Logical size at which writes end; 0: 2 GiB, negative: never"),
     flag(LIMITS, "max-learners", "N", "1", "Members that may be learners"),
-    flag(LIMITS, "election-timeout", "MS", "1000", "As etcd derives it: the least TTL of a lease, and how long requests wait"),
+    flag(
+        LIMITS,
+        "election-timeout",
+        "MS",
+        "1000",
+        "As etcd derives it: the least TTL of a lease, and how long requests wait",
+    ),
     flag(UPKEEP, "auto-compaction-mode", "periodic|revision", "periodic", "What auto-compaction-retention counts"),
     flag(UPKEEP, "auto-compaction-retention", "TIME|N", "0", "What automatic compaction leaves; 0: it is off"),
     flag(UPKEEP, "auto-disarm", "", "", "End a NOSPACE alarm once there is space again"),
@@ -220,7 +250,13 @@ fn command() -> Command {
              and change nothing; a warning names them.",
         )
         .disable_version_flag(true)
-        .arg(Arg::new("version").long("version").short('V').action(clap::ArgAction::SetTrue).help("Print which etcd this speaks as"))
+        .arg(
+            Arg::new("version")
+                .long("version")
+                .short('V')
+                .action(clap::ArgAction::SetTrue)
+                .help("Print which etcd this speaks as"),
+        )
         .args_override_self(true)
         .args(FLAGS.iter().map(Flag::arg))
         .args(ignored)
@@ -281,11 +317,15 @@ impl Given {
                 given.problems.push(format!("{name}: this is no flag of an adapter: {instead}"));
             }
         }
-        let known: Vec<_> =
-            FLAGS.iter().map(|flag| flag.name).chain(IGNORED.iter().copied()).chain(REFUSED.iter().map(|r| r.0)).collect();
-        let strangers = environment.keys().filter(|name| {
-            name.starts_with("ETCD_") && !known.iter().any(|known| variable(known) == **name)
-        });
+        let known: Vec<_> = FLAGS
+            .iter()
+            .map(|flag| flag.name)
+            .chain(IGNORED.iter().copied())
+            .chain(REFUSED.iter().map(|r| r.0))
+            .collect();
+        let strangers = environment
+            .keys()
+            .filter(|name| name.starts_with("ETCD_") && !known.iter().any(|known| variable(known) == **name));
         given.ignored.extend(strangers.cloned());
         Ok(given)
     }

@@ -269,7 +269,8 @@ fn build_source(g: &mut Given) -> Source {
     }
     let parse = |text: &str| text.parse::<JournalName>().map_err(|error| error.to_string());
     let name = g.get("journal", parse);
-    let [ca, cert, key] = ["journal-ca-file", "journal-cert-file", "journal-key-file"].map(|name| g.text(name).map(PathBuf::from));
+    let [ca, cert, key] =
+        ["journal-ca-file", "journal-cert-file", "journal-key-file"].map(|name| g.text(name).map(PathBuf::from));
     let identity = match (cert, key) {
         (Some(cert), Some(key)) => Some(Identity { cert, key }),
         (None, None) => None,

@@ -37,7 +37,11 @@ impl ElectionService {
     }
 
     /// Tells who leads, and every change of it or of what he proclaims.
-    async fn observe_into(&self, name: bytes::Bytes, told: &tokio::sync::mpsc::Sender<Result<LeaderResponse, Status>>) -> Result<(), Status> {
+    async fn observe_into(
+        &self,
+        name: bytes::Bytes,
+        told: &tokio::sync::mpsc::Sender<Result<LeaderResponse, Status>>,
+    ) -> Result<(), Status> {
         let prefix = prefix_of(&name);
         let mut session = Session::open(&self.0.hub);
         let keys = Keys::of_request(prefix.clone().into(), end_of(&prefix)).expect("what a prefix begins is a range");

@@ -53,12 +53,7 @@ impl Shared {
     }
 
     fn range_response(&self, page: Page) -> RangeResponse {
-        RangeResponse {
-            header: Some(self.header(page.revision)),
-            kvs: page.kvs,
-            more: page.more,
-            count: page.count,
-        }
+        RangeResponse { header: Some(self.header(page.revision)), kvs: page.kvs, more: page.more, count: page.count }
     }
 
     pub async fn put(&self, request: PutRequest) -> Result<PutResponse, Status> {
@@ -163,10 +158,7 @@ impl Kv for KvService {
 
     type RangeStreamStream = ReceiverStream<Result<RangeStreamResponse, Status>>;
 
-    async fn range_stream(
-        &self,
-        request: Request<RangeRequest>,
-    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+    async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
         let shared = self.0.clone();
         let request = request.into_inner();
         let serializable = request.serializable;

@@ -116,16 +116,19 @@ impl Lease for LeaseService {
             Some((lease.ttl, attached))
         });
         let Some((granted_ttl, keys)) = known else {
-            return Ok(Response::new(LeaseTimeToLiveResponse { header, id, ttl: -1, granted_ttl: 0, keys: Vec::new() }));
+            return Ok(Response::new(LeaseTimeToLiveResponse {
+                header,
+                id,
+                ttl: -1,
+                granted_ttl: 0,
+                keys: Vec::new(),
+            }));
         };
         let ttl = shared.leases.lock().remaining(id).unwrap_or(granted_ttl);
         Ok(Response::new(LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys }))
     }
 
-    async fn lease_leases(
-        &self,
-        _: Request<LeaseLeasesRequest>,
-    ) -> Result<Response<LeaseLeasesResponse>, Status> {
+    async fn lease_leases(&self, _: Request<LeaseLeasesRequest>) -> Result<Response<LeaseLeasesResponse>, Status> {
         let leases = self.0.leases.lock().by_end().into_iter().map(|id| LeaseStatus { id }).collect();
         let header = Some(self.0.header(self.0.view.revision()));
         Ok(Response::new(LeaseLeasesResponse { header, leases }))

@@ -222,7 +222,8 @@ mod tests {
     async fn health_names_the_first_reason_in_etcds_words() {
         let well = r#"{"health":"true","reason":""}"#;
         assert_eq!(get(&[], "/health").await, (StatusCode::OK, well.into()));
-        let ill = |reason: &str| (StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"health":"false","reason":"{reason}"}}"#));
+        let ill =
+            |reason: &str| (StatusCode::SERVICE_UNAVAILABLE, format!(r#"{{"health":"false","reason":"{reason}"}}"#));
         assert_eq!(get(&[Check::NoSpaceAlarm], "/health").await, ill("ALARM NOSPACE"));
         assert_eq!(get(&[Check::NoSpaceAlarm], "/health?exclude=NOSPACE").await.0, StatusCode::OK);
         assert_eq!(get(&[Check::Leader], "/health").await, ill("RAFT NO LEADER"));

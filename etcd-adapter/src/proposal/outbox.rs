@@ -68,7 +68,10 @@ pub enum Turn {
     /// Another process has this adapter's name.
     Replaced,
     /// An entry was skipped that could not be.
-    Contradiction { seq: u64, position: Position },
+    Contradiction {
+        seq: u64,
+        position: Position,
+    },
 }
 
 /// The speaker's state.

@@ -344,9 +344,7 @@ fn take_batch(waiting: &mut VecDeque<Asked>) -> Vec<Asked> {
 }
 
 /// The next answer of the stream. Without a ticket, never.
-async fn next_ticket(
-    tickets: &mut VecDeque<(u64, bool, Ticket)>,
-) -> (u64, bool, Result<Position, AppendError>) {
+async fn next_ticket(tickets: &mut VecDeque<(u64, bool, Ticket)>) -> (u64, bool, Result<Position, AppendError>) {
     let outcome = poll_fn(|context| match tickets.front_mut() {
         Some((_, _, ticket)) => Pin::new(ticket).poll(context),
         None => std::task::Poll::Pending,

@@ -17,13 +17,28 @@ use crate::mvcc::Revision;
 #[derive(Debug, Clone)]
 pub enum Item {
     /// Events of one watcher, of whole revisions.
-    Events { watcher: i64, events: Vec<Arc<Event>>, style: Style },
-    Created { watcher: i64, revision: Revision },
-    Canceled { watcher: i64, revision: Revision },
+    Events {
+        watcher: i64,
+        events: Vec<Arc<Event>>,
+        style: Style,
+    },
+    Created {
+        watcher: i64,
+        revision: Revision,
+    },
+    Canceled {
+        watcher: i64,
+        revision: Revision,
+    },
     /// One watcher has been told everything up to this revision.
-    Progress { watcher: i64, revision: Revision },
+    Progress {
+        watcher: i64,
+        revision: Revision,
+    },
     /// All watchers of the stream have.
-    ProgressOfAll { revision: Revision },
+    ProgressOfAll {
+        revision: Revision,
+    },
 }
 
 /// How a watcher wants its events.
