@@ -1,0 +1,1 @@
+//! The two engines side by side.

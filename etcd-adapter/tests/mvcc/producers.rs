@@ -1,0 +1,1 @@
+//! At most once: producers, and what they send.
