@@ -2,7 +2,7 @@
 //! they come to the same state, the same answers and the same hashes at every position.
 
 use etcd_adapter::command::{Command, decode, encode};
-use etcd_adapter::mvcc::{Applied, Revision};
+use etcd_adapter::mvcc::{Applied, At, Revision};
 use etcd_adapter::store::Store;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -18,11 +18,13 @@ struct Pace {
     flush_every: usize,
     crash_every: usize,
     forget_steps: usize,
+    compact_every: usize,
 }
 
 fn pace() -> impl Strategy<Value = Pace> {
-    (1..5usize, 1..7usize, 3..15usize, 1..20usize).prop_map(|(write_every, flush_every, crash_every, forget_steps)| {
-        Pace { write_every, flush_every, crash_every, forget_steps }
+    (1..5usize, 1..7usize, 3..15usize, 1..20usize, 0..3usize).prop_map(|numbers| {
+        let (write_every, flush_every, crash_every, forget_steps, compact_every) = numbers;
+        Pace { write_every, flush_every, crash_every, forget_steps, compact_every }
     })
 }
 
@@ -48,6 +50,12 @@ fn run(journal: &[(Position, bytes::Bytes)], pace: Option<Pace>) -> (Replica, Ve
         if steps % pace.flush_every == 0 {
             replica.store.flush().unwrap();
             replica.forget(pace.forget_steps);
+        }
+        // The engine compacts where it likes, when it likes.
+        if pace.compact_every > 0 && steps % pace.compact_every == 0 {
+            let revision = replica.state.read().revision();
+            let from = (steps * 7) as i64 % revision;
+            replica.store.compact(At::start_of(from), At::start_of(from + 3)).unwrap();
         }
         // It must come forward between two deaths.
         if steps % (pace.crash_every * (1 + steps / 50)) == 0 && steps < 400 {
