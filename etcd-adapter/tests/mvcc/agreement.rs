@@ -88,7 +88,7 @@ proptest! {
     #[test]
     fn every_command_does_and_answers_what_the_model_says(
         commands in vec(generate::command(), 1..40),
-        reads in vec(generate::range(), 0..4),
+        reads in vec(generate::range(), 0..10),
         forget_every in 1..8usize,
     ) {
         agree(commands, reads, forget_every)?;

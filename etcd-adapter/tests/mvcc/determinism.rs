@@ -117,3 +117,38 @@ fn content(replica: &Replica, revision: Revision) -> crate::model::Seen {
     let request = etcd_adapter::command::Range { key: zero.clone(), range_end: zero, revision, ..Default::default() };
     replica.range(&request).unwrap()
 }
+
+/// A key is put and deleted, both are forgotten, and the engine happens to compact the file with the
+/// tombstone but not the one with the value. The process dies. Its successor, which rebuilds the index
+/// from what is left, once showed the key again.
+#[test]
+fn a_tombstone_outlives_what_it_hides() {
+    let (mut replica, memory) = Replica::memory();
+    let put = |key: &'static str| {
+        let key = bytes::Bytes::from_static(key.as_bytes());
+        Command::Put(etcd_adapter::command::Put { key, ..Default::default() })
+    };
+    let delete = Command::DeleteRange(etcd_adapter::command::DeleteRange {
+        key: bytes::Bytes::from_static(b"gone"),
+        ..Default::default()
+    });
+    let commands = vec![put("gone"), put("stays"), delete, put("stays"), Command::Compact { revision: 5 }];
+    for (position, body) in entries([commands]) {
+        replica.apply(position, &body);
+    }
+    replica.write();
+    replica.store.flush().unwrap();
+    replica.state.write().forget(5, usize::MAX);
+    assert!(!replica.state.read().index().knows(b"gone", At { main: 4, sub: 0 }));
+    replica.store.compact(At::start_of(4), At::start_of(5)).unwrap();
+    memory.crash();
+    let reopened = Replica::open(Store::memory(memory.clone()));
+    assert_eq!(reopened.state.read().hash(), replica.state.read().hash());
+
+    // A whole sweep takes the value; only the next one may take the tombstone.
+    assert_eq!(memory.len(), 4);
+    while reopened.store.sweep(5).unwrap() {}
+    assert_eq!(memory.len(), 2);
+    reopened.store.compact(At::start_of(4), At::start_of(5)).unwrap();
+    assert_eq!(memory.len(), 1);
+}

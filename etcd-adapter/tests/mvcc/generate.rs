@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proto::Position;
 
 const KEYS: &[&[u8]] = &[b"a", b"b", b"ba", b"bb", b"c", b"c\0", b"\xff"];
-const ENDS: &[&[u8]] = &[b"", b"", b"\0", b"b", b"bb", b"c", b"d", b"a"];
+const ENDS: &[&[u8]] = &[b"", b"", b"\0", b"\0", b"b", b"bb", b"c", b"d", b"\xff\xff", b"a"];
 
 pub fn key() -> impl Strategy<Value = Bytes> {
     (0..KEYS.len()).prop_map(|i| Bytes::from_static(KEYS[i]))
@@ -117,8 +117,8 @@ pub fn txn() -> impl Strategy<Value = Txn> {
 /// A command that a proposer would let in.
 pub fn command() -> impl Strategy<Value = Command> {
     let command = prop_oneof![
-        8 => put().prop_map(Command::Put),
-        3 => delete().prop_map(Command::DeleteRange),
+        16 => put().prop_map(Command::Put),
+        2 => delete().prop_map(Command::DeleteRange),
         6 => txn().prop_map(Command::Txn),
         1 => (-2..30i64).prop_map(|revision| Command::Compact { revision }),
         2 => (0..4i64, 1..100i64).prop_map(|(id, ttl)| Command::LeaseGrant { id, ttl }),
