@@ -130,6 +130,7 @@ impl Reader {
     }
 
     /// Everything that is left.
+    #[cfg(any(feature = "rocksdb", test))]
     pub fn rest(self) -> Bytes {
         self.rest
     }

@@ -122,6 +122,7 @@ impl RangeScan {
     /// How many keys need to be found: one beyond the limit, if the cut comes before the sorting.
     fn enough(&self) -> usize {
         let request = &self.request;
+        let by_key = matches!(request.sort_target, SortTarget::Key | SortTarget::Unknown);
         let in_key_order = match request.sort_order {
             SortOrder::None | SortOrder::Unknown => true,
             SortOrder::Ascend => request.sort_target == SortTarget::Key,
@@ -134,7 +135,8 @@ impl RangeScan {
             request.create_revision_max,
         ];
         match usize::try_from(request.limit) {
-            Ok(limit @ 1..) if in_key_order && filters == [0; 4] => limit.saturating_add(1),
+            // Filters are applied on the way: they only matter where the cut comes before a sorting.
+            Ok(limit @ 1..) if in_key_order && (by_key || filters == [0; 4]) => limit.saturating_add(1),
             _ => usize::MAX,
         }
     }

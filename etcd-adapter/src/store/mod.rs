@@ -15,6 +15,7 @@ mod engine;
 mod memory;
 #[cfg(feature = "rocksdb")]
 mod rocks;
+#[cfg(any(feature = "rocksdb", test))]
 mod row;
 mod sweep;
 
@@ -179,6 +180,11 @@ impl Store {
     /// Bytes written and not flushed yet, roughly.
     pub fn unflushed_bytes(&self) -> u64 {
         self.engine.unflushed_bytes()
+    }
+
+    /// Compacts `[from, to)` of `log` out of turn, as the engine may do by itself at any time.
+    pub fn compact(&self, from: At, to: At) -> Result<(), StoreError> {
+        self.engine.compact(from, to, &self.sweeps)
     }
 
     /// Drops forgotten rows from one piece of `log`, and says whether there is more to do. The index
