@@ -37,6 +37,9 @@ const COMPACTION_BY_REVISION: Duration = Duration::from_secs(300);
 pub struct Adapter {
     /// Where clients find it.
     pub addresses: Vec<String>,
+    /// No new connections, and long streams end.
+    closing: CancellationToken,
+    /// Everything else ends too.
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
     threads: Arc<Threads>,
@@ -48,7 +51,7 @@ impl Adapter {
         if !config.ignored.is_empty() {
             tracing::warn!("these change nothing here: {}", config.ignored.join(", "));
         }
-        let stop = CancellationToken::new();
+        let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
         let mut tasks = JoinSet::new();
         let threads = Arc::new(Threads::start(config.serving_threads, GRACE)?);
         let tls = certificates(config.tls.as_ref())?;
@@ -67,24 +70,24 @@ impl Adapter {
         };
         for door in metrics_doors {
             let front = front(None, &door);
-            let serving = door.serve(front, threads.clone(), stop.clone());
+            let serving = door.serve(front, threads.clone(), closing.clone());
             tasks.spawn(async move {
                 serving.await;
                 Ok(())
             });
         }
 
-        let shared = begin(&config, &stop, &mut tasks, &vitals).await?;
+        let shared = begin(&config, &closing, &stop, &mut tasks, &vitals).await?;
         let services = Services::new(shared.clone());
         for door in client_doors {
             let front = front(Some(services.clone()), &door);
-            let serving = door.serve(front, threads.clone(), stop.clone());
+            let serving = door.serve(front, threads.clone(), closing.clone());
             tasks.spawn(async move {
                 serving.await;
                 Ok(())
             });
         }
-        Ok(Adapter { addresses, stop, tasks, threads })
+        Ok(Adapter { addresses, closing, stop, tasks, threads })
     }
 
     /// Waits until the adapter cannot go on. The error says why.
@@ -101,8 +104,9 @@ impl Adapter {
 
     /// Stops: no new connections, calls under way finish, the store is flushed.
     pub async fn shutdown(mut self) {
-        self.stop.cancel();
+        self.closing.cancel();
         self.threads.finish(GRACE).await;
+        self.stop.cancel();
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(GRACE, ended).await.is_err() {
             tracing::warn!("some tasks did not end within {GRACE:?}");
@@ -129,6 +133,7 @@ fn certificates(tls: Option<&ServerTls>) -> anyhow::Result<Option<Arc<Certificat
 /// Boots, catches up, and starts everything that goes on in the background.
 async fn begin(
     config: &Config,
+    closing: &CancellationToken,
     stop: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     vitals: &Health,
@@ -173,7 +178,7 @@ async fn begin(
         hub: hub.clone(),
         leases: leases.clone(),
         calls: Arc::new(Calls::default()),
-        stopping: stop.clone(),
+        stopping: closing.clone(),
     });
     let (born, mut told) = tokio::sync::watch::channel(false);
     applier.tell(Audience {

@@ -31,6 +31,8 @@ const HASHES_MAX: usize = 1 << 16;
 const RUNS_MAX: usize = 64;
 /// Between attempts to read the tail.
 const RETRY: Duration = Duration::from_millis(100);
+/// A tail that brings nothing for so long, while there is something to bring, is left.
+const STARVED: Duration = Duration::from_secs(2);
 /// Everything is flushed when so much was written, or so long ago.
 const FLUSH_BYTES: u64 = 64 << 20;
 const FLUSH_EVERY: Duration = Duration::from_secs(60);
@@ -176,6 +178,7 @@ impl Applier {
                 return Ok(());
             }
         };
+        let opened = Instant::now();
         let mut chores = tokio::time::interval(FORGET_EVERY);
         chores.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -184,6 +187,10 @@ impl Applier {
                 run = tail.next() => run,
                 _ = chores.tick() => {
                     self.chores()?;
+                    if self.is_starved(opened) {
+                        tracing::warn!("there are entries that this tail does not bring: opening another");
+                        return Ok(());
+                    }
                     continue;
                 }
             };
@@ -223,6 +230,13 @@ impl Applier {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether the journal is known to have more, and this tail has brought nothing for a while.
+    fn is_starved(&self, opened: Instant) -> bool {
+        let Some(audience) = &self.audience else { return false };
+        let quiet = self.standing.lock().since.elapsed().min(opened.elapsed());
+        audience.reads.behind_for().is_some_and(|behind| behind > STARVED) && quiet > STARVED
     }
 
     /// Applies what was read, and makes it visible.

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod etcdctl;
+mod journal_hurt;
 mod killed;
 mod support;
 mod two_writers;

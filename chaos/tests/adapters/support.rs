@@ -94,14 +94,13 @@ fn start(
 #[derive(Clone)]
 pub struct Client {
     pub kv: KvClient<Channel>,
-    pub channel: Channel,
 }
 
 impl Client {
     pub fn of(adapter: &Adapter) -> Client {
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", adapter.endpoint())).unwrap();
         let channel = endpoint.tcp_nodelay(true).connect_lazy();
-        Client { kv: KvClient::new(channel.clone()), channel }
+        Client { kv: KvClient::new(channel) }
     }
 
     /// Writes, and answers the revision.
@@ -116,17 +115,6 @@ impl Client {
         let request = RangeRequest { key: Bytes::from(key.to_owned()), ..Default::default() };
         let response = self.kv.range(request).await?.into_inner();
         Ok(response.kvs.into_iter().next().map(|kv| (kv.value, kv.mod_revision)))
-    }
-
-    /// All keys of a prefix, with their values.
-    pub async fn list(&mut self, prefix: &str) -> Result<Vec<(String, Bytes)>, Status> {
-        let mut end = prefix.as_bytes().to_vec();
-        *end.last_mut().unwrap() += 1;
-        let key = Bytes::from(prefix.to_owned());
-        let request = RangeRequest { key, range_end: end.into(), ..Default::default() };
-        let response = self.kv.range(request).await?.into_inner();
-        let text = |key: Bytes| String::from_utf8(key.to_vec()).unwrap();
-        Ok(response.kvs.into_iter().map(|kv| (text(kv.key), kv.value)).collect())
     }
 }
 

@@ -27,7 +27,7 @@ pub fn page(shared: &Shared) -> String {
     });
     let (watchers, behind) = shared.hub.counts();
     let (unresolved, waiting) = shared.proposer.depth();
-    let tail = shared.reads.heard().map_or(standing.applied, |heard| heard.tail);
+    let tail = shared.reads.heard().map_or(standing.applied, |heard| heard.tail.max(standing.applied));
     let mut gauge = |name: &str, value: &dyn std::fmt::Display| {
         let _ = writeln!(page, "# TYPE {name} gauge\n{name} {value}");
     };
