@@ -143,14 +143,14 @@ async fn begin(
     let standing = applier.standing.clone();
     let target = loop {
         match journal.check_tail().await {
-            Ok(tail) => break tail.tail,
+            Ok(tail) => break tail,
             Err(error) => {
                 tracing::warn!("waiting for the journal's tail: {error}");
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         }
     };
-    applier.catch_up(&*journal, target).await?;
+    applier.catch_up(&*journal, target.tail).await?;
 
     let view = applier.view.clone();
     let current = view.with_state(|state| state.member_named(&config.name).and_then(|member| member.producer));
@@ -163,7 +163,7 @@ async fn begin(
     let beat = beats(standing.clone(), vitals.ready.clone());
     let current = current.unwrap_or(proto::Position::NONE);
     let (proposer, proposals) = Proposals::new(journal.clone(), myself, current, timeout, beat, rand::random);
-    let reads = Reads::new(proposer.clone(), view.applied(), timeout);
+    let reads = Reads::new(proposer.clone(), view.applied(), target, timeout);
     let hub = Hub::new(view.revision());
     let jitter = |below: u64| rand::Rng::random_range(&mut rand::rng(), 0..below.max(1));
     let leases = Arc::new(Mutex::new(LeaseClock::new(Instant::now(), jitter)));

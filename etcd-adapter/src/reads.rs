@@ -67,13 +67,14 @@ struct State {
 }
 
 impl Reads {
-    pub fn new(proposer: Proposer, applied: Position, timeout: Duration) -> Reads {
+    /// `said` is what the journal answered a moment ago.
+    pub fn new(proposer: Proposer, applied: Position, said: journal_client::Tail, timeout: Duration) -> Reads {
         let state = State {
             waiting: Vec::new(),
             due: VecDeque::new(),
             applied,
             behind_since: None,
-            heard: None,
+            heard: Some(Heard { tail: said.tail, term: said.term, at: Instant::now() }),
             stopped: false,
         };
         Reads { shared: Arc::new(Shared { state: Mutex::new(state), wake: Notify::new(), timeout }), proposer }

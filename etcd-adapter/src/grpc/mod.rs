@@ -236,8 +236,8 @@ fn in_etcds_words(mut response: Response<Body>) -> Response<Body> {
     let Some(code) = headers.get("grpc-status") else { return response };
     let text = headers.get("grpc-message").and_then(|text| text.to_str().ok()).unwrap_or_default();
     if code == "11" && text.starts_with("Error,%20decoded%20message%20length%20too%20large") {
-        let numbers: Vec<&str> =
-            text.split(|c: char| !c.is_ascii_digit()).filter(|part| part.len() > 2 || *part == "0").collect();
+        let text = text.replace("%20", " ");
+        let numbers: Vec<&str> = text.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty()).collect();
         let (found, limit) = (numbers.first().copied().unwrap_or("0"), numbers.last().copied().unwrap_or("0"));
         let told = format!("grpc: received message larger than max ({found} vs. {limit})");
         response = Status::resource_exhausted(told).into_http();
