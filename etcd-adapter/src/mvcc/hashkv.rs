@@ -3,6 +3,10 @@
 //!
 //! It says what is *logically* there, whatever this replica has already dropped. If the state is
 //! compacted while rows are fed in, begin again.
+//!
+//! One thing is not copied: until it restarts, an etcd member answers for a revision that it was once
+//! compacted at with the hash from before that compaction (and says so: its `compact_revision` is the
+//! one before). Here, as on a member that restarted, the answer is of the present compact revision.
 
 use super::index::Index;
 use super::types::{At, Revision, Row};
@@ -21,6 +25,8 @@ pub struct HashKv {
     revision: Revision,
     compact_revision: Revision,
     crc: u32,
+    /// What old rows are looked at with, once one has come.
+    bound: Option<At>,
     buffer: Vec<u8>,
 }
 
@@ -28,7 +34,7 @@ impl HashKv {
     /// Begins. `revision` is readable, and `compact_revision` is the state's.
     pub fn new(revision: Revision, compact_revision: Revision) -> HashKv {
         // The name of the bucket that etcd keeps its versions in.
-        HashKv { revision, compact_revision, crc: crc32c::crc32c(b"key"), buffer: Vec::new() }
+        HashKv { revision, compact_revision, crc: crc32c::crc32c(b"key"), bound: None, buffer: Vec::new() }
     }
 
     /// Takes the next row.
@@ -54,13 +60,17 @@ impl HashKv {
         KvHash { hash: self.crc, revision: self.revision, compact_revision: self.compact_revision }
     }
 
-    /// At or below the compact revision only what is live at it counts.
-    fn is_kept(&self, index: &Index, row: &Row) -> bool {
+    /// At or below the compact revision only what a read at `revision` sees counts: not what it could
+    /// see of the past. If it sees no key at all, etcd takes everything that the compaction has left.
+    fn is_kept(&mut self, index: &Index, row: &Row) -> bool {
         if row.at.main > self.compact_revision {
             return true;
         }
-        let seen = index.at(&row.key, At::end_of(self.compact_revision));
-        !row.is_tombstone() && seen.is_some_and(|version| version.at == row.at)
+        let bound = *self.bound.get_or_insert_with(|| {
+            let anything = index.any_live_at(At::end_of(self.revision));
+            At::end_of(if anything { self.revision } else { self.compact_revision })
+        });
+        !row.is_tombstone() && index.at(&row.key, bound).is_some_and(|version| version.at == row.at)
     }
 }
 

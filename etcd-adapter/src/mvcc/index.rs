@@ -213,6 +213,17 @@ impl Index {
         next
     }
 
+    /// Whether any key was live at `bound`.
+    pub(super) fn any_live_at(&self, bound: At) -> bool {
+        let everything = KeyRange { from: Bytes::new(), to: To::Unbounded };
+        let mut any = false;
+        self.walk(&everything, bound, None, usize::MAX, &mut |_, _| {
+            any = true;
+            false
+        });
+        any
+    }
+
     /// Shows every live key.
     pub(super) fn each_live(&self, mut see: impl FnMut(&Key, &Version)) {
         self.tree.walk(b"", &mut |key, versions| {

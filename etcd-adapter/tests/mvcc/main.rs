@@ -5,6 +5,7 @@ mod agreement;
 mod determinism;
 mod engines;
 mod generate;
+mod golden;
 mod model;
 mod producers;
 mod replica;
