@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use async_trait::async_trait;
+use journal_client::Journal;
 use journal_client::tls::{FrontTls, Reloading};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
@@ -48,6 +49,11 @@ pub struct Adapter {
 impl Adapter {
     /// Starts, and returns once clients are served.
     pub async fn start(config: Config) -> anyhow::Result<Adapter> {
+        Adapter::start_on(config, None).await
+    }
+
+    /// The same, on a journal that is there already.
+    pub async fn start_on(config: Config, journal: Option<Arc<dyn Journal>>) -> anyhow::Result<Adapter> {
         if !config.ignored.is_empty() {
             tracing::warn!("these change nothing here: {}", config.ignored.join(", "));
         }
@@ -77,7 +83,15 @@ impl Adapter {
             });
         }
 
-        let shared = begin(&config, &closing, &stop, &mut tasks, &vitals).await?;
+        let (journal, description) = match journal {
+            Some(journal) => {
+                let description = journal.describe().await?;
+                (journal, description)
+            }
+            None => boot::open_journal(&config).await?,
+        };
+        let boot = boot::boot(&config, journal, description).await?;
+        let shared = begin(&config, boot, &closing, &stop, &mut tasks, &vitals).await?;
         let services = Services::new(shared.clone());
         for door in client_doors {
             let front = front(Some(services.clone()), &door);
@@ -133,12 +147,13 @@ fn certificates(tls: Option<&ServerTls>) -> anyhow::Result<Option<Arc<Certificat
 /// Boots, catches up, and starts everything that goes on in the background.
 async fn begin(
     config: &Config,
+    boot: Boot,
     closing: &CancellationToken,
     stop: &CancellationToken,
     tasks: &mut JoinSet<anyhow::Result<()>>,
     vitals: &Health,
 ) -> anyhow::Result<Arc<Shared>> {
-    let Boot { journal, description, cluster_id, store, state } = boot::boot(config).await?;
+    let Boot { journal, description, cluster_id, store, state } = boot;
     let mut applier = Applier::new(state, store, description.id);
     let standing = applier.standing.clone();
     let target = loop {

@@ -67,8 +67,7 @@ pub async fn open_journal(config: &Config) -> anyhow::Result<(Arc<dyn Journal>, 
 }
 
 /// Opens the local store, if it can be used, or an empty one.
-pub async fn boot(config: &Config) -> anyhow::Result<Boot> {
-    let (journal, description) = open_journal(config).await?;
+pub async fn boot(config: &Config, journal: Arc<dyn Journal>, description: Description) -> anyhow::Result<Boot> {
     if !fits(config.limits.request_bytes, description.entry_bytes_max) {
         bail!(
             "max-request-bytes: {} is more than an entry of the journal can hold ({} bytes)",

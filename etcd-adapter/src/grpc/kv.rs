@@ -164,8 +164,8 @@ impl Kv for KvService {
         let serializable = request.serializable;
         let range = convert::range(request);
         command::validate_range(&range).map_err(status_of_invalid)?;
-        let by_key = range.sort_target == SortTarget::Key && range.sort_order != SortOrder::Descend;
-        if !by_key && !(range.sort_order == SortOrder::None && range.sort_target == SortTarget::Key) {
+        let by_key = range.sort_target == SortTarget::Key && range.sort_order == SortOrder::Ascend;
+        if range.sort_order != SortOrder::None && !by_key {
             return Err(status::STREAM_CUSTOM_SORT.into());
         }
         let filters =

@@ -50,6 +50,8 @@ pub struct Proposals {
     nonce: Nonces,
     hello: Option<Entry>,
     beat_due: bool,
+    /// The present stream has acknowledged something.
+    acknowledged: bool,
 }
 
 /// Why the task ended by itself.
@@ -98,6 +100,7 @@ impl Proposals {
             nonce: Box::new(nonce),
             hello: None,
             beat_due: true,
+            acknowledged: false,
         };
         (Proposer { shared }, proposals)
     }
@@ -125,7 +128,7 @@ impl Proposals {
                     continue;
                 }
             };
-            let begun = Instant::now();
+            self.acknowledged = false;
             match self.on_stream(appender).await {
                 Break::Fatal(ended) => return ended,
                 Break::Greet => self.prepare_hello(),
@@ -138,12 +141,9 @@ impl Proposals {
                 Break::Stream => {}
             }
             self.drop_riders();
-            if begun.elapsed() > RETRY_MAX {
-                pause = RETRY_MIN;
-            } else {
-                sleep(pause).await;
-                pause = (pause * 2).min(RETRY_MAX);
-            }
+            // A stream that carried something broke for a reason that may be over.
+            pause = if self.acknowledged { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
+            sleep(pause).await;
         }
     }
 
@@ -188,6 +188,7 @@ impl Proposals {
                 (seq, first, outcome) = next_ticket(&mut tickets) => {
                     match outcome {
                         Ok(position) => {
+                            self.acknowledged = true;
                             if first
                                 && let Turn::Contradiction { .. } = self.shared.outbox.lock().acknowledge(seq, position)
                             {

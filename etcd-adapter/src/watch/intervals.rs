@@ -100,10 +100,6 @@ impl<T: Copy + PartialEq> Intervals<T> {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.singles.is_empty() && self.ranges.is_empty()
-    }
-
     /// Calls `found` for every value that wants the key.
     pub fn find(&mut self, key: &[u8], mut found: impl FnMut(T)) {
         if let Some(values) = self.singles.get(key) {

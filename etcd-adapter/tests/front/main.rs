@@ -7,6 +7,7 @@
 
 mod keys;
 mod leases;
+mod speaking;
 mod transport;
 mod watches;
 mod world;
