@@ -312,8 +312,6 @@ fn write(state: &mut State, changes: Vec<Change>, applied: &mut Applied) {
             if let Some(lease) = state.leases.get_mut(&old_lease) {
                 lease.keys.remove(key);
             }
-        }
-        if version.lease != 0 {
             if let Some(lease) = state.leases.get_mut(&version.lease) {
                 lease.keys.insert(key.clone());
             }

@@ -44,13 +44,15 @@ pub(super) struct Draft<'a> {
     /// What the same entry changed before.
     earlier: &'a [Change],
     changes: Vec<Change>,
-    /// The last change of each key in `changes`.
+    /// The last change of each key among the first `tracked` of `changes`: brought up to date when an
+    /// operation begins, so that a command of one operation never needs it.
     drafted: BTreeMap<Key, usize>,
+    tracked: usize,
 }
 
 impl<'a> Draft<'a> {
     pub fn new(state: &'a State, values: &'a dyn Values, earlier: &'a [Change]) -> Draft<'a> {
-        Draft { state, values, earlier, changes: Vec::new(), drafted: BTreeMap::new() }
+        Draft { state, values, earlier, changes: Vec::new(), drafted: BTreeMap::new(), tracked: 0 }
     }
 
     pub fn into_changes(self) -> Vec<Change> {
@@ -69,6 +71,7 @@ impl<'a> Draft<'a> {
     }
 
     pub fn delete_range(&mut self, delete: &DeleteRange) -> (i64, Vec<At>) {
+        self.track();
         let range = KeyRange::new(delete.key.clone(), delete.range_end.clone());
         let keys = self.live_keys(&range);
         let deleted = keys.len() as i64;
@@ -84,7 +87,7 @@ impl<'a> Draft<'a> {
         version.at
     }
 
-    /// Deletes those of the keys that are there, in the order given.
+    /// Deletes those of the keys that are there, in the order given: each key once.
     pub fn delete_keys(&mut self, keys: Vec<Key>) {
         for key in keys {
             if let Some((key, version)) = self.current(&key) {
@@ -98,6 +101,13 @@ impl<'a> Draft<'a> {
         self.check_puts(txn, &path)?;
         self.check_ranges(txn, &path)?;
         self.execute(txn, &path)
+    }
+
+    fn track(&mut self) {
+        for (i, change) in self.changes.iter().enumerate().skip(self.tracked) {
+            self.drafted.insert(change.row.key.clone(), i);
+        }
+        self.tracked = self.changes.len();
     }
 
     fn main(&self) -> Revision {
@@ -140,6 +150,7 @@ impl<'a> Draft<'a> {
     }
 
     fn do_put(&mut self, put: &Put) -> Result<Option<At>, Stop> {
+        self.track();
         let current = self.current(&put.key);
         if (put.ignore_value || put.ignore_lease) && current.is_none() {
             return Err(Refusal::KeyNotFound.into());
@@ -184,8 +195,7 @@ impl<'a> Draft<'a> {
             }
         };
         let Version { at, create, version: number, lease, .. } = version;
-        let row = Row { at, key: key.clone(), value, create, version: number, lease };
-        self.drafted.insert(key, self.changes.len());
+        let row = Row { at, key, value, create, version: number, lease };
         self.changes.push(Change { row, prev, version, old });
     }
 

@@ -148,7 +148,8 @@ impl Store {
         self.engine.attached();
     }
 
-    /// Writes a batch, whole.
+    /// Writes a batch, whole. The state must not be locked for writing meanwhile: a write may wait for
+    /// a compaction, and that asks the index.
     pub fn write(&self, sealed: Sealed) -> Result<(), StoreError> {
         self.engine.write(sealed.rows, sealed.records)
     }

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use etcd_adapter::command::Command;
+use etcd_adapter::command::{Command, EntryBody};
 use etcd_adapter::mvcc::{At, Revision, Row};
 use etcd_adapter::store::{Batch, RocksOptions, Store};
 use proptest::collection::vec;
@@ -117,6 +117,84 @@ fn a_sweep_drops_what_was_forgotten_from_the_files_and_leaves_the_rest() {
     assert!(left.iter().all(|row| replica.state.read().index().knows(&row.key, row.at)));
     let (_, state) = replica.store.load().unwrap().unwrap();
     assert_eq!(state.hash(), replica.state.read().hash());
+}
+
+const VICTIM: &str = "ETCD_ADAPTER_TEST_VICTIM";
+
+/// The journal of the victim below: every adapter can replay it.
+fn victims_journal() -> Vec<(Position, EntryBody)> {
+    let put = |n: usize| {
+        Command::Put(etcd_adapter::command::Put {
+            key: format!("k{}", n * 31 % 700).into(),
+            value: vec![n as u8; 1500].into(),
+            lease: i64::from(n % 3 == 0),
+            ..Default::default()
+        })
+    };
+    let grant = vec![Command::LeaseGrant { id: 1, ttl: 60 }];
+    let commands = (0..40_000).map(|n| match n % 1000 {
+        999 => vec![Command::Compact { revision: n as i64 }],
+        998 => vec![Command::KeepAlive { id: 1 }],
+        _ => vec![put(n), put(n + 350)],
+    });
+    entries([grant].into_iter().chain(commands))
+}
+
+/// Not a test of its own: what the test below starts as a process, and kills.
+#[test]
+fn victim() {
+    let Ok(dir) = std::env::var(VICTIM) else { return };
+    let mut replica = Replica::open(rocks(Path::new(&dir)));
+    for (i, (position, body)) in victims_journal().iter().enumerate() {
+        replica.apply(*position, body);
+        if i % 3 == 0 {
+            replica.write();
+        }
+        if i % 50 == 0 {
+            replica.forget(500);
+        }
+    }
+    panic!("nobody killed it");
+}
+
+/// No flush is asked for: RocksDB flushes by itself when a memtable is full, and must take the records
+/// with the rows.
+#[test]
+fn a_killed_process_leaves_rows_and_records_that_belong_together() {
+    let journal = victims_journal();
+    let mut came_to = Vec::new();
+    for files in [4, 12, 30] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["engines::victim", "--exact", "--nocapture"])
+            .env(VICTIM, dir.path())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let tables = || {
+            let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+            let numbers = names.filter_map(|name| name.to_str()?.strip_suffix(".sst")?.parse::<u64>().ok());
+            numbers.max()
+        };
+        let mut first = None;
+        while first.is_none_or(|first| tables() < Some(first + files)) {
+            first = first.or_else(tables);
+            assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+
+        let (_, found) = rocks(dir.path()).load().unwrap().expect("something was flushed");
+        let (mut calm, _) = Replica::memory();
+        for (position, body) in journal.iter().take_while(|(position, _)| *position < found.applied()) {
+            calm.apply(*position, body);
+        }
+        assert_eq!(calm.state.read().hash(), found.hash(), "at {}", found.applied());
+        came_to.push(found.applied());
+    }
+    assert!(came_to.is_sorted() && came_to[0] > Position(1) && came_to[0] < came_to[2], "{came_to:?}");
 }
 
 #[test]
