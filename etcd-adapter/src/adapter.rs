@@ -116,6 +116,14 @@ impl Adapter {
         }
     }
 
+    /// Stops at once: what it would still answer cannot be believed.
+    pub async fn abandon(mut self) {
+        self.closing.cancel();
+        self.stop.cancel();
+        self.threads.finish(Duration::ZERO).await;
+        self.tasks.shutdown().await;
+    }
+
     /// Stops: no new connections, calls under way finish, the store is flushed.
     pub async fn shutdown(mut self) {
         self.closing.cancel();
@@ -338,7 +346,7 @@ impl Vitals for Health {
                 }
             }
             Check::DataCorruption => match standing.disagrees {
-                Some((position, _)) => Err(format!("another adapter has another state at {position}")),
+                Some(position) => Err(format!("another adapter has another state at {position}")),
                 None => match shared.view.has_alarm(AlarmKind::Corrupt) {
                     true => Err("alarm activated: CORRUPT".into()),
                     false => Ok(()),

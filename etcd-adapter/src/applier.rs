@@ -4,7 +4,7 @@
 //! never in another: publishes what can be read, tells the watchers, answers those who wait. A store
 //! that fails ends the process; an entry above this program's level stops apply and keeps its place.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -31,6 +31,8 @@ const HASHES_MAX: usize = 1 << 16;
 const RUNS_MAX: usize = 64;
 /// Between attempts to read the tail.
 const RETRY: Duration = Duration::from_millis(100);
+/// Of two halves that disagree, the older begins anew at once, and the younger if that did not help.
+const TURN: Duration = Duration::from_secs(30);
 /// A tail that brings nothing for so long, while there is something to bring, is left.
 const STARVED: Duration = Duration::from_secs(2);
 /// Everything is flushed when so much was written, or so long ago.
@@ -54,6 +56,9 @@ pub enum Fatal {
     Gap { start: Position, applied: Position },
     #[error("this member was removed from the cluster")]
     Removed,
+    /// The store is to be dropped, and filled anew from the journal.
+    #[error("other adapters have another state at {position}: this one is replayed")]
+    Diverged { position: Position },
 }
 
 /// What apply shows of itself.
@@ -65,8 +70,8 @@ pub struct Standing {
     pub since: Instant,
     /// An entry of this level stopped apply.
     pub stopped_by_level: Option<u32>,
-    /// The last position at which another adapter's state hash was not ours, and whose.
-    pub disagrees: Option<(Position, Position)>,
+    /// The last position at which another live adapter's state hash was not ours.
+    pub disagrees: Option<Position>,
     pub terms: u64,
     pub last_term: u64,
 }
@@ -96,6 +101,8 @@ pub struct Applier {
     /// The last own producer that was born.
     own: Option<Position>,
     hashes: VecDeque<(Position, u128)>,
+    /// The live producers that this one was compared with: whether they agree, and since when.
+    compared: BTreeMap<Position, (bool, Instant)>,
     last_flush: Instant,
     flushing: Arc<AtomicBool>,
     /// Compactions whose past is not forgotten yet.
@@ -126,6 +133,7 @@ impl Applier {
             audience: None,
             own: None,
             hashes: VecDeque::from([(applied, hash)]),
+            compared: BTreeMap::new(),
             last_flush: Instant::now(),
             flushing: Arc::default(),
             compactions: VecDeque::from_iter((compacted > 0).then(|| (Instant::now(), compacted))),
@@ -285,7 +293,7 @@ impl Applier {
                 standing.last_term = term;
             }
         }
-        self.note(&all, applied, hash);
+        self.note(&all, applied, hash)?;
         let Some(audience) = &self.audience else { return Ok(()) };
         let rows: Vec<Row> =
             all.iter_mut().flat_map(|(_, applied)| applied.changes.drain(..)).map(|change| change.row).collect();
@@ -324,7 +332,7 @@ impl Applier {
     }
 
     /// Remembers what other adapters' beats are compared with, and what compactions leave to forget.
-    fn note(&mut self, all: &[(EntryBody, Applied)], end: Position, hash: u128) {
+    fn note(&mut self, all: &[(EntryBody, Applied)], end: Position, hash: u128) -> Result<(), Fatal> {
         self.hashes.extend(all.iter().map(|(_, applied)| (applied.position.next(), applied.hash)));
         if self.hashes.back().is_none_or(|(last, _)| *last < end) {
             self.hashes.push_back((end, hash));
@@ -336,25 +344,48 @@ impl Applier {
             if let (Some(beat), Outcome::Taken) = (applied.beat, applied.outcome)
                 && Some(body.producer) != self.own
             {
-                self.compare(body.producer, beat);
+                self.compare(body.producer, beat)?;
             }
             let compacted = body.commands.iter().any(|command| matches!(command, Command::Compact { .. }));
             if compacted {
                 self.compactions.push_back((Instant::now(), self.view.compact_revision()));
             }
         }
+        Ok(())
     }
 
-    /// Compares what another adapter said of itself with what this one was at that position.
-    fn compare(&self, whose: Position, beat: Beat) {
+    /// Compares what another adapter said of itself with what this one was at that position. Whoever is
+    /// in the minority begins anew; where there is none, one after the other does.
+    fn compare(&mut self, whose: Position, beat: Beat) -> Result<(), Fatal> {
         let behind = self.hashes.partition_point(|(position, _)| *position <= beat.applied);
-        let Some((_, own)) = behind.checked_sub(1).and_then(|last| self.hashes.get(last)) else { return };
-        let mut standing = self.standing.lock();
-        if *own != beat.hash {
-            tracing::error!(producer = %whose, position = %beat.applied, "two adapters disagree about the state");
-            standing.disagrees = Some((beat.applied, whose));
-        } else if standing.disagrees.is_some_and(|(_, other)| other == whose) {
-            standing.disagrees = None;
+        let Some((_, own)) = behind.checked_sub(1).and_then(|last| self.hashes.get(last)) else { return Ok(()) };
+        let agrees = *own == beat.hash;
+        let now = Instant::now();
+        {
+            let state = self.state.read();
+            self.compared.retain(|producer, _| state.producer(*producer).is_some());
+        }
+        let known = self.compared.entry(whose).or_insert((agrees, now));
+        if known.0 != agrees {
+            *known = (agrees, now);
+        }
+        let since = known.1;
+        if agrees {
+            if self.compared.values().all(|(agrees, _)| *agrees) {
+                self.standing.lock().disagrees = None;
+            }
+            return Ok(());
+        }
+        let position = beat.applied;
+        tracing::error!(producer = %whose, %position, "two adapters disagree about the state");
+        self.standing.lock().disagrees = Some(position);
+        let with_us = 1 + self.compared.values().filter(|(agrees, _)| *agrees).count();
+        let against = self.compared.values().filter(|(agrees, _)| !agrees).count();
+        let first = self.own.is_some_and(|own| self.compared.keys().all(|other| own < *other));
+        let our_turn = first || since.elapsed() > TURN;
+        match against > with_us || (against == with_us && our_turn) {
+            true => Err(Fatal::Diverged { position }),
+            false => Ok(()),
         }
     }
 

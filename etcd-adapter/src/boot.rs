@@ -86,6 +86,14 @@ pub async fn boot(config: &Config, journal: Arc<dyn Journal>, description: Descr
     Ok(Boot { journal, description, cluster_id, store, state })
 }
 
+/// Deletes the local store, which is filled anew from the journal at the next start.
+pub fn drop_store(config: &Config) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(config.data_dir.join("store")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
 async fn open_store(
     config: &Config,
     journal: &dyn Journal,

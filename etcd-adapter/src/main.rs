@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use etcd_adapter::adapter::Adapter;
+use etcd_adapter::applier::Fatal;
+use etcd_adapter::boot;
 use etcd_adapter::config::{Config, LoadError, Log, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -61,33 +63,42 @@ fn log_to_stderr(log: &Log) {
 async fn run(config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let name = config.name.clone();
-    let started = tokio::select! {
-        biased;
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
-        started = Adapter::start(config) => started,
-    };
-    let mut adapter = started?;
-    tracing::info!(name, addresses = adapter.addresses.join(","), "ready to serve client requests");
-    let failed = tokio::select! {
-        biased;
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        error = adapter.failed() => Some(error),
-    };
-    match failed {
-        // What cannot be believed any more is not served for a moment longer.
-        Some(error) => Err(error),
-        None => {
-            tracing::info!("told to stop");
-            tokio::select! {
-                biased;
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-                () = adapter.shutdown() => {}
+    loop {
+        let started = tokio::select! {
+            biased;
+            _ = terminate.recv() => return Ok(()),
+            _ = interrupt.recv() => return Ok(()),
+            started = Adapter::start(config.clone()) => started,
+        };
+        let mut adapter = started?;
+        let (name, addresses) = (&config.name, adapter.addresses.join(","));
+        tracing::info!(name, addresses, "ready to serve client requests");
+        let failed = tokio::select! {
+            biased;
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            error = adapter.failed() => Some(error),
+        };
+        match failed {
+            Some(error) => match error.downcast_ref() {
+                Some(Fatal::Diverged { .. }) => {
+                    tracing::error!("{error}");
+                    adapter.abandon().await;
+                    boot::drop_store(&config)?;
+                }
+                // What cannot be believed any more is not served for a moment longer.
+                _ => return Err(error),
+            },
+            None => {
+                tracing::info!("told to stop");
+                tokio::select! {
+                    biased;
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                    () = adapter.shutdown() => {}
+                }
+                return Ok(());
             }
-            Ok(())
         }
     }
 }

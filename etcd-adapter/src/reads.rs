@@ -83,8 +83,8 @@ impl Reads {
     /// Returns once everything acknowledged before the call is applied here and visible.
     pub async fn confirm(&self) -> Result<(), Unconfirmed> {
         let deadline = Instant::now() + self.shared.timeout;
-        if self.proposer.may_ride()
-            && let Ok(Ok(())) = timeout(RIDE_MAX, self.proposer.ride()).await
+        if let Some(arrived) = self.proposer.ride()
+            && let Ok(Ok(())) = timeout(RIDE_MAX, arrived).await
         {
             return Ok(());
         }

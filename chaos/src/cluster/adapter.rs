@@ -88,6 +88,8 @@ impl Adapter {
             .arg(format!("--data-dir={}", self.dir().display()))
             .arg(format!("--listen-client-urls=http://{client}"))
             .arg(format!("--advertise-client-urls=http://{client}"))
+            // Nobody listens there: it only has to be unlike the others'.
+            .arg(format!("--initial-advertise-peer-urls=http://{}", local(self.options.client_port + 1)))
             .arg(format!("--listen-metrics-urls=http://{metrics}"))
             .arg("--log-format=console");
         match self.options.journal.is_empty() {

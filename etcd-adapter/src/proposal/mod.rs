@@ -114,17 +114,17 @@ impl Proposer {
         self.shared.wake.notify_one();
     }
 
-    /// Whether an entry is about to be sent, so that a read may ride on it.
-    pub fn may_ride(&self) -> bool {
-        !self.shared.inbox.lock().waiting.is_empty()
-    }
-
-    /// Resolves once an entry whose first send begins after this call was applied, and published.
-    /// Fails if it cannot be told from that entry.
-    pub async fn ride(&self) -> Result<(), ()> {
+    /// A read's place on the entry that is about to be sent, if one is: what it waits for resolves once
+    /// that entry, whose first send begins after this call, was applied and published. It fails if it
+    /// cannot be told from that entry.
+    pub fn ride(&self) -> Option<oneshot::Receiver<()>> {
+        let mut inbox = self.shared.inbox.lock();
+        if inbox.waiting.is_empty() {
+            return None;
+        }
         let (rider, arrived) = oneshot::channel();
-        self.shared.inbox.lock().riders.push(rider);
-        arrived.await.map_err(|_| ())
+        inbox.riders.push(rider);
+        Some(arrived)
     }
 
     /// What the applier saw of this adapter's entries, in the order of the journal, after it was

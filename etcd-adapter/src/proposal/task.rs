@@ -306,8 +306,13 @@ impl Proposals {
         let seq = outbox.number();
         let beat = std::mem::take(&mut self.beat_due).then(|| (self.beat)());
         let urgent = asked.iter().all(|asked| is_urgent(&asked.command));
-        let commands: Vec<_> = asked.iter().map(|asked| asked.command.clone()).collect();
-        let payload = command::encode(&EntryBody { producer, seq, level: COMMANDS_LEVEL, beat, commands });
+        // The commands go into the body, and come back out of it: nothing is copied.
+        let (commands, askers): (Vec<_>, Vec<_>) =
+            asked.into_iter().map(|asked| (asked.command, (asked.bytes, asked.answer))).unzip();
+        let body = EntryBody { producer, seq, level: COMMANDS_LEVEL, beat, commands };
+        let payload = command::encode(&body);
+        let asked = body.commands.into_iter().zip(askers);
+        let asked = asked.map(|(command, (bytes, answer))| Asked { command, bytes, answer }).collect();
         let entry = if urgent { Entry::urgent(payload) } else { Entry::new(payload) };
         let first_sent = Instant::now();
         outbox.unresolved.push_back(Sent { seq, entry: entry.clone(), commands: asked, riders, first_sent });

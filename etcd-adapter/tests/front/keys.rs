@@ -98,7 +98,11 @@ async fn kv_r2_a_streamed_range_is_the_range_in_pieces() {
     let sorted = RangeRequest { sort_order: SortOrder::Descend.into(), ..request.clone() };
     let status = stream_fails(&mut world.kv, sorted).await;
     assert_eq!(status.message(), "RangeStream does not support custom sort orders");
-    let by_version = RangeRequest { sort_target: SortTarget::Version.into(), ..request.clone() };
+    let by_version = RangeRequest {
+        sort_order: SortOrder::Ascend.into(),
+        sort_target: SortTarget::Version.into(),
+        ..request.clone()
+    };
     assert_eq!(stream_fails(&mut world.kv, by_version).await.code(), Code::Unimplemented);
     let filtered = RangeRequest { min_mod_revision: 3, ..request };
     let status = stream_fails(&mut world.kv, filtered).await;

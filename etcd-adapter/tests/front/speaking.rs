@@ -177,3 +177,43 @@ async fn without_room_deletes_go_on_and_writes_are_told_that_there_is_no_space()
     tokio::time::sleep(Duration::from_millis(1200)).await;
     kv.put(put).await.unwrap();
 }
+
+/// What a producer that is not there says of itself.
+async fn lie(journal: &MemoryJournal, name: &str) {
+    use etcd_adapter::command::{Beat, EntryBody, Hello, encode};
+    let hello = Hello {
+        name: name.into(),
+        peer_urls: Vec::new(),
+        client_urls: Vec::new(),
+        nonce: 4711,
+        replaces: proto::Position::NONE,
+        level: 1,
+    };
+    let producer = journal.append(journal_client::Entry::new(encode(&EntryBody::hello(hello)))).await.unwrap();
+    let beat = Beat { applied: producer, hash: 1, flushed: producer, level: 1, ready: true };
+    let body = EntryBody { producer, seq: 1, level: 1, beat: Some(beat), commands: Vec::new() };
+    journal.append(journal_client::Entry::new(encode(&body))).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_two_that_disagree_the_older_begins_anew() {
+    let journal = journal();
+    let (mut one, channel) = start(&journal, "one").await;
+    KvClient::new(channel).put(PutRequest { key: bytes("a"), ..Default::default() }).await.unwrap();
+    lie(&journal, "liar").await;
+    let ended = tokio::time::timeout(Duration::from_secs(5), one.failed()).await.unwrap();
+    assert!(ended.to_string().contains("another state"), "{ended}");
+}
+
+#[tokio::test]
+async fn the_majority_goes_on_and_shows_that_somebody_disagrees() {
+    let journal = journal();
+    let (one, first) = start(&journal, "one").await;
+    let (_other, _) = start(&journal, "other").await;
+    // A beat a second: by then they have compared themselves.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    lie(&journal, "liar").await;
+    KvClient::new(first).put(PutRequest { key: bytes("a"), ..Default::default() }).await.unwrap();
+    let ready = crate::transport::ask_http1(&one.addresses[0], "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("[-]data_corruption failed"), "{ready}");
+}

@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::world::{World, bytes, start};
 
-async fn ask_http1(address: &str, path: &str) -> String {
+pub async fn ask_http1(address: &str, path: &str) -> String {
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: adapter\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
