@@ -18,6 +18,7 @@ mod apply;
 mod compaction;
 mod hash;
 mod hashkv;
+mod heads;
 mod index;
 mod lease;
 mod members;

@@ -1,9 +1,12 @@
 //! An ordered map that can count: a B+ tree whose inner nodes know how many *live* values are below
 //! each child. So the number of live keys in a range costs two descents, however long the range is.
 //!
+//! A search looks at the keys themselves as little as it can: see [`super::heads`].
+//!
 //! A child's `live` is always the number of live values in its subtree; a child's `first` is at or
 //! below every key in it and above every key before it; no node but the root is empty.
 
+use super::heads::Heads;
 use super::types::Key;
 
 /// What a value must tell the tree.
@@ -24,8 +27,8 @@ pub(super) struct Tree<V> {
 
 #[derive(Clone, Debug)]
 enum Node<V> {
-    Leaf(Vec<(Key, V)>),
-    Inner(Vec<Child<V>>),
+    Leaf(Heads, Vec<(Key, V)>),
+    Inner(Heads, Vec<Child<V>>),
 }
 
 #[derive(Clone, Debug)]
@@ -37,7 +40,13 @@ struct Child<V> {
 
 impl<V> Default for Tree<V> {
     fn default() -> Self {
-        Tree { root: Node::Leaf(Vec::new()), live: 0 }
+        Tree { root: Node::default(), live: 0 }
+    }
+}
+
+impl<V> Default for Node<V> {
+    fn default() -> Self {
+        Node::Leaf(Heads::default(), Vec::new())
     }
 }
 
@@ -51,9 +60,9 @@ impl<V: Live> Tree<V> {
         let mut node = &self.root;
         loop {
             match node {
-                Node::Inner(children) => node = &children[child_of(children, key)].node,
-                Node::Leaf(entries) => {
-                    let i = find(entries, key).ok()?;
+                Node::Inner(heads, children) => node = &children[child_of(heads, children, key)].node,
+                Node::Leaf(heads, entries) => {
+                    let i = find(heads, entries, key).ok()?;
                     return Some((&entries[i].0, &entries[i].1));
                 }
             }
@@ -66,13 +75,13 @@ impl<V: Live> Tree<V> {
         let mut before = 0;
         loop {
             match node {
-                Node::Inner(children) => {
-                    let i = child_of(children, key);
+                Node::Inner(heads, children) => {
+                    let i = child_of(heads, children, key);
                     before += children[..i].iter().map(|child| child.live).sum::<u64>();
                     node = &children[i].node;
                 }
-                Node::Leaf(entries) => {
-                    let i = find(entries, key).unwrap_or_else(|i| i);
+                Node::Leaf(heads, entries) => {
+                    let i = find(heads, entries, key).unwrap_or_else(|i| i);
                     return before + entries[..i].iter().filter(|(_, value)| value.is_live()).count() as u64;
                 }
             }
@@ -95,18 +104,18 @@ impl<V: Live> Tree<V> {
     pub fn insert(&mut self, key: Key, value: V) {
         self.live += u64::from(value.is_live());
         if let Some(right) = insert(&mut self.root, key, value) {
-            let left = std::mem::replace(&mut self.root, Node::Inner(Vec::with_capacity(2)));
-            let first = first_key(&left).clone();
-            self.root = Node::Inner(vec![Child { first, live: left.count_live(), node: left }, right]);
+            let left = std::mem::take(&mut self.root);
+            let left = Child { first: first_key(&left).clone(), live: left.count_live(), node: left };
+            self.root = inner(vec![left, right]);
         }
     }
 
     pub fn remove(&mut self, key: &[u8]) -> Option<V> {
         let value = remove(&mut self.root, key)?;
         self.live -= u64::from(value.is_live());
-        while let Node::Inner(children) = &mut self.root {
+        while let Node::Inner(_, children) = &mut self.root {
             match children.len() {
-                0 => self.root = Node::Leaf(Vec::new()),
+                0 => self.root = Node::default(),
                 1 => self.root = children.pop().expect("it has one child").node,
                 _ => break,
             }
@@ -118,43 +127,51 @@ impl<V: Live> Tree<V> {
 impl<V: Live> Node<V> {
     fn len(&self) -> usize {
         match self {
-            Node::Leaf(entries) => entries.len(),
-            Node::Inner(children) => children.len(),
+            Node::Leaf(_, entries) => entries.len(),
+            Node::Inner(_, children) => children.len(),
         }
     }
 
     fn count_live(&self) -> u64 {
         match self {
-            Node::Leaf(entries) => entries.iter().filter(|(_, value)| value.is_live()).count() as u64,
-            Node::Inner(children) => children.iter().map(|child| child.live).sum(),
+            Node::Leaf(_, entries) => entries.iter().filter(|(_, value)| value.is_live()).count() as u64,
+            Node::Inner(_, children) => children.iter().map(|child| child.live).sum(),
         }
     }
 }
 
-fn find<V>(entries: &[(Key, V)], key: &[u8]) -> Result<usize, usize> {
-    entries.binary_search_by(|(other, _)| other[..].cmp(key))
+fn leaf<V>(entries: Vec<(Key, V)>) -> Node<V> {
+    Node::Leaf(Heads::of(entries.iter().map(|(key, _)| &key[..])), entries)
+}
+
+fn inner<V>(children: Vec<Child<V>>) -> Node<V> {
+    Node::Inner(Heads::of(children.iter().map(|child| &child.first[..])), children)
+}
+
+fn find<V>(heads: &Heads, entries: &[(Key, V)], key: &[u8]) -> Result<usize, usize> {
+    heads.search(key, |i| &entries[i].0)
 }
 
 /// The child that `key` belongs to. The first takes what lies before it, too.
-fn child_of<V>(children: &[Child<V>], key: &[u8]) -> usize {
-    children[1..].partition_point(|child| child.first[..] <= *key)
+fn child_of<V>(heads: &Heads, children: &[Child<V>], key: &[u8]) -> usize {
+    heads.search(key, |i| &children[i].first).unwrap_or_else(|i| i.saturating_sub(1))
 }
 
 fn first_key<V>(node: &Node<V>) -> &Key {
     match node {
-        Node::Leaf(entries) => &entries[0].0,
-        Node::Inner(children) => &children[0].first,
+        Node::Leaf(_, entries) => &entries[0].0,
+        Node::Inner(_, children) => &children[0].first,
     }
 }
 
 fn walk<'a, V>(node: &'a Node<V>, from: Option<&[u8]>, see: &mut dyn FnMut(&'a Key, &'a V) -> bool) -> bool {
     match node {
-        Node::Leaf(entries) => {
-            let start = from.map_or(0, |from| find(entries, from).unwrap_or_else(|i| i));
+        Node::Leaf(heads, entries) => {
+            let start = from.map_or(0, |from| find(heads, entries, from).unwrap_or_else(|i| i));
             entries[start..].iter().all(|(key, value)| see(key, value))
         }
-        Node::Inner(children) => {
-            let start = from.map_or(0, |from| child_of(children, from));
+        Node::Inner(heads, children) => {
+            let start = from.map_or(0, |from| child_of(heads, children, from));
             (start..children.len()).all(|i| walk(&children[i].node, from.filter(|_| i == start), see))
         }
     }
@@ -162,15 +179,15 @@ fn walk<'a, V>(node: &'a Node<V>, from: Option<&[u8]>, see: &mut dyn FnMut(&'a K
 
 fn update<V: Live>(node: &mut Node<V>, key: &[u8], change: impl FnOnce(&mut V)) -> Option<i64> {
     match node {
-        Node::Leaf(entries) => {
-            let i = find(entries, key).ok()?;
+        Node::Leaf(heads, entries) => {
+            let i = find(heads, entries, key).ok()?;
             let value = &mut entries[i].1;
             let before = value.is_live();
             change(value);
             Some(i64::from(value.is_live()) - i64::from(before))
         }
-        Node::Inner(children) => {
-            let i = child_of(children, key);
+        Node::Inner(heads, children) => {
+            let i = child_of(heads, children, key);
             let child = &mut children[i];
             let delta = update(&mut child.node, key, change)?;
             child.live = child.live.wrapping_add_signed(delta);
@@ -182,39 +199,48 @@ fn update<V: Live>(node: &mut Node<V>, key: &[u8], change: impl FnOnce(&mut V)) 
 /// Returns the new right neighbour if the node had to be split.
 fn insert<V: Live>(node: &mut Node<V>, key: Key, value: V) -> Option<Child<V>> {
     match node {
-        Node::Leaf(entries) => {
-            let i = find(entries, &key).unwrap_or_else(|i| i);
+        Node::Leaf(heads, entries) => {
+            let i = find(heads, entries, &key).unwrap_or_else(|i| i);
             entries.insert(i, (key, value));
             if entries.len() <= NODE_MAX {
+                heads.inserted(i, entries.len(), |i| &entries[i].0);
                 return None;
             }
-            // Keys that come in order leave full leaves behind.
-            let cut = if i + 1 == entries.len() { entries.len() - 1 } else { entries.len() / 2 };
-            let right = Node::Leaf(split(entries, cut));
+            let right = leaf(split(entries, i));
+            *heads = Heads::of(entries.iter().map(|(key, _)| &key[..]));
             Some(Child { first: first_key(&right).clone(), live: right.count_live(), node: right })
         }
-        Node::Inner(children) => {
-            let i = child_of(children, &key);
+        Node::Inner(heads, children) => {
+            let i = child_of(heads, children, &key);
             let child = &mut children[i];
-            if key < child.first {
+            child.live += u64::from(value.is_live());
+            let before_all = key < child.first;
+            if before_all {
                 child.first = key.clone();
             }
-            child.live += u64::from(value.is_live());
-            let split_off = insert(&mut child.node, key, value)?;
-            child.live -= split_off.live;
-            children.insert(i + 1, split_off);
-            if children.len() <= NODE_MAX {
-                return None;
+            let split_off = insert(&mut child.node, key, value);
+            if let Some(split_off) = split_off {
+                child.live -= split_off.live;
+                children.insert(i + 1, split_off);
+                if children.len() > NODE_MAX {
+                    let right = inner(split(children, i + 1));
+                    *heads = Heads::of(children.iter().map(|child| &child.first[..]));
+                    return Some(Child { first: first_key(&right).clone(), live: right.count_live(), node: right });
+                }
+                heads.inserted(i + 1, children.len(), |i| &children[i].first);
             }
-            let cut = if i + 2 == children.len() { children.len() - 1 } else { children.len() / 2 };
-            let right = Node::Inner(split(children, cut));
-            Some(Child { first: first_key(&right).clone(), live: right.count_live(), node: right })
+            if before_all {
+                *heads = Heads::of(children.iter().map(|child| &child.first[..]));
+            }
+            None
         }
     }
 }
 
-/// Splits off the right part, with room to grow, and gives back what the left no longer needs.
-fn split<T>(items: &mut Vec<T>, cut: usize) -> Vec<T> {
+/// Splits off the right part after an insertion at `i`, with room to grow. Keys that come in order
+/// leave full nodes behind.
+fn split<T>(items: &mut Vec<T>, i: usize) -> Vec<T> {
+    let cut = if i + 1 == items.len() { items.len() - 1 } else { items.len() / 2 };
     let mut right = Vec::with_capacity(NODE_MAX + 1);
     right.extend(items.drain(cut..));
     right
@@ -222,18 +248,25 @@ fn split<T>(items: &mut Vec<T>, cut: usize) -> Vec<T> {
 
 fn remove<V: Live>(node: &mut Node<V>, key: &[u8]) -> Option<V> {
     match node {
-        Node::Leaf(entries) => find(entries, key).ok().map(|i| entries.remove(i).1),
-        Node::Inner(children) => {
-            let i = child_of(children, key);
+        Node::Leaf(heads, entries) => {
+            let i = find(heads, entries, key).ok()?;
+            heads.removed(i);
+            Some(entries.remove(i).1)
+        }
+        Node::Inner(heads, children) => {
+            let i = child_of(heads, children, key);
             let child = &mut children[i];
             let value = remove(&mut child.node, key)?;
             child.live -= u64::from(value.is_live());
             let len = child.node.len();
             if len == 0 {
+                heads.removed(i);
                 children.remove(i);
             } else if i + 1 < children.len() && len + children[i + 1].node.len() <= MERGED_MAX {
+                heads.removed(i + 1);
                 merge(children, i);
             } else if i > 0 && len + children[i - 1].node.len() <= MERGED_MAX {
+                heads.removed(i);
                 merge(children, i - 1);
             }
             Some(value)
@@ -246,11 +279,17 @@ fn merge<V>(children: &mut Vec<Child<V>>, left: usize) {
     let right = children.remove(left + 1);
     let left = &mut children[left];
     left.live += right.live;
-    match (&mut left.node, right.node) {
-        (Node::Leaf(left), Node::Leaf(right)) => left.extend(right),
-        (Node::Inner(left), Node::Inner(right)) => left.extend(right),
+    left.node = match (std::mem::take(&mut left.node), right.node) {
+        (Node::Leaf(_, mut left), Node::Leaf(_, right)) => {
+            left.extend(right);
+            leaf(left)
+        }
+        (Node::Inner(_, mut left), Node::Inner(_, right)) => {
+            left.extend(right);
+            inner(left)
+        }
         _ => unreachable!("all leaves are at one depth"),
-    }
+    };
 }
 
 #[cfg(test)]
@@ -268,7 +307,7 @@ mod tests {
     fn check(node: &Node<bool>, is_root: bool) -> usize {
         assert!(is_root || node.len() > 0, "an empty node");
         assert!(node.len() <= NODE_MAX);
-        let Node::Inner(children) = node else { return 1 };
+        let Node::Inner(_, children) = node else { return 1 };
         let depths: Vec<usize> = children.iter().map(|child| check(&child.node, false)).collect();
         assert!(depths.windows(2).all(|pair| pair[0] == pair[1]), "leaves at different depths");
         for (i, child) in children.iter().enumerate() {
@@ -287,6 +326,17 @@ mod tests {
         }
     }
 
+    /// Names with long common beginnings, and some that are the beginning of others.
+    fn name(n: u64) -> Vec<u8> {
+        match n % 4 {
+            0 => format!("/registry/pods/{:05}", n * 7919 % 100_003),
+            1 => format!("/registry/pods/{}", "0".repeat(n as usize / 4 % 30)),
+            2 => format!("/registry/{}", n),
+            _ => format!("{}", n % 9000),
+        }
+        .into_bytes()
+    }
+
     #[test]
     fn it_agrees_with_a_plain_map_through_growth_and_shrinking() {
         for (seed, keys) in [(1, 40), (2, 400), (3, 6000)] {
@@ -296,7 +346,7 @@ mod tests {
             for step in 0..60_000u64 {
                 // First it grows, then it shrinks, then it grows again.
                 let growing = step % 40_000 < 20_000;
-                let key: Key = format!("{:05}", next(keys)).into_bytes().into();
+                let key: Key = name(next(keys)).into();
                 let live = next(3) > 0;
                 if next(10) < if growing { 8 } else { 2 } {
                     if !tree.update(&key, |value| *value = live) {
@@ -309,7 +359,7 @@ mod tests {
                 if step % 1999 == 0 {
                     check(&tree.root, true);
                     assert_eq!(tree.live(), model.values().filter(|live| **live).count() as u64);
-                    let probe = format!("{:05}", next(keys)).into_bytes();
+                    let probe = name(next(keys));
                     let below = model.range(..Key::from(&probe[..])).filter(|(_, live)| **live).count();
                     assert_eq!(tree.rank(&probe), below as u64);
                     let mut seen = Vec::new();
@@ -338,8 +388,8 @@ mod tests {
         }
         fn leaves(node: &Node<bool>) -> usize {
             match node {
-                Node::Leaf(_) => 1,
-                Node::Inner(children) => children.iter().map(|child| leaves(&child.node)).sum(),
+                Node::Leaf(..) => 1,
+                Node::Inner(_, children) => children.iter().map(|child| leaves(&child.node)).sum(),
             }
         }
         check(&tree.root, true);

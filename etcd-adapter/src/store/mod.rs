@@ -188,6 +188,12 @@ impl Store {
         self.engine.compact(from, to, &self.sweeps)
     }
 
+    /// Says that the index has begun to forget up to `floor`: what is below may be dropped whenever the
+    /// engine compacts. [`Store::sweep`] implies it.
+    pub fn forgot(&self, floor: Revision) {
+        self.sweeps.forgot(floor);
+    }
+
     /// Drops forgotten rows from one piece of `log`, and says whether there is more to do. The index
     /// has forgotten everything up to `floor` when a sweep to it begins; a higher floor given in the
     /// middle of a sweep waits for the next.

@@ -18,6 +18,8 @@ const PIECE: Revision = 1 << 16;
 
 pub(super) struct Sweeps {
     index: RwLock<Option<Arc<dyn Drops>>>,
+    /// The index knows everything above this revision, and need not be asked about it.
+    forgotten: AtomicI64,
     /// Forgotten tombstones at or below this revision hide nothing any more.
     bare: AtomicI64,
     running: Mutex<Option<Sweep>>,
@@ -31,15 +33,28 @@ struct Sweep {
 
 impl Sweeps {
     pub fn new() -> Sweeps {
-        Sweeps { index: RwLock::new(None), bare: AtomicI64::new(0), running: Mutex::new(None) }
+        Sweeps {
+            index: RwLock::new(None),
+            forgotten: AtomicI64::new(0),
+            bare: AtomicI64::new(0),
+            running: Mutex::new(None),
+        }
     }
 
     pub fn attach(&self, index: Arc<dyn Drops>) {
         *self.index.write() = Some(index);
     }
 
+    /// Notes that the index has begun to forget up to `floor`.
+    pub fn forgot(&self, floor: Revision) {
+        self.forgotten.fetch_max(floor, Ordering::AcqRel);
+    }
+
     /// Whether a row may be dropped.
     pub fn drops(&self, key: &[u8], at: At, tombstone: bool) -> bool {
+        if at.main > self.forgotten.load(Ordering::Acquire) {
+            return false;
+        }
         let index = self.index.read();
         let Some(index) = &*index else { return false };
         (!tombstone || at.main <= self.bare.load(Ordering::Acquire)) && !index.knows(key, at)
@@ -47,6 +62,7 @@ impl Sweeps {
 
     /// The next piece of the sweep under way, or of a new one up to `floor`.
     pub fn next(&self, floor: Revision) -> Option<(At, At)> {
+        self.forgot(floor);
         let mut running = self.running.lock();
         if running.is_none() && floor > self.bare.load(Ordering::Acquire) {
             *running = Some(Sweep { floor, next: 0 });

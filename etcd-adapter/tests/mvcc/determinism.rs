@@ -54,6 +54,7 @@ fn run(journal: &[(Position, bytes::Bytes)], pace: Option<Pace>) -> (Replica, Ve
         // The engine compacts where it likes, when it likes.
         if pace.compact_every > 0 && steps % pace.compact_every == 0 {
             let revision = replica.state.read().revision();
+            replica.store.forgot(revision);
             let from = (steps * 7) as i64 % revision;
             replica.store.compact(At::start_of(from), At::start_of(from + 3)).unwrap();
         }
@@ -140,6 +141,7 @@ fn a_tombstone_outlives_what_it_hides() {
     replica.store.flush().unwrap();
     replica.state.write().forget(5, usize::MAX);
     assert!(!replica.state.read().index().knows(b"gone", At { main: 4, sub: 0 }));
+    replica.store.forgot(5);
     replica.store.compact(At::start_of(4), At::start_of(5)).unwrap();
     memory.crash();
     let reopened = Replica::open(Store::memory(memory.clone()));

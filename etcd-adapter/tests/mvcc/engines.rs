@@ -127,7 +127,7 @@ fn victims_journal() -> Vec<(Position, EntryBody)> {
         Command::Put(etcd_adapter::command::Put {
             key: format!("k{}", n * 31 % 700).into(),
             value: vec![n as u8; 1500].into(),
-            lease: i64::from(n % 3 == 0),
+            lease: i64::from(n.is_multiple_of(3)),
             ..Default::default()
         })
     };
