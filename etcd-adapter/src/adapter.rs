@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::applier::{Applier, Audience, Standing, Standings};
 use crate::boot::{self, Boot};
-use crate::command::{AlarmKind, Beat, LEVEL};
+use crate::command::{AlarmAction, AlarmKind, Beat, Command, LEVEL};
 use crate::config::{AutoCompaction, Config, ServerTls, Url};
 use crate::grpc::{Calls, Services, Shared};
 use crate::http::connection::{Certificates, Front};
@@ -31,6 +31,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const STALLED: Duration = Duration::from_secs(10);
 /// How often automatic compaction looks.
 const COMPACTION_TICK: Duration = Duration::from_secs(1);
+/// How often it is seen whether there is room again.
+const DISARM_TICK: Duration = Duration::from_secs(1);
 /// In revision mode etcd compacts so often.
 const COMPACTION_BY_REVISION: Duration = Duration::from_secs(300);
 
@@ -106,14 +108,7 @@ impl Adapter {
 
     /// Waits until the adapter cannot go on. The error says why.
     pub async fn failed(&mut self) -> anyhow::Error {
-        loop {
-            match self.tasks.join_next().await {
-                Some(Ok(Ok(()))) => {}
-                Some(Ok(Err(error))) => return error,
-                Some(Err(error)) => return anyhow::Error::new(error).context("a task ended unexpectedly"),
-                None => std::future::pending::<()>().await,
-            }
-        }
+        first_failure(&mut self.tasks).await
     }
 
     /// Stops at once: what it would still answer cannot be believed.
@@ -132,6 +127,18 @@ impl Adapter {
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(GRACE, ended).await.is_err() {
             tracing::warn!("some tasks did not end within {GRACE:?}");
+        }
+    }
+}
+
+/// Waits until a task ends because it cannot go on. Those that have nothing to do just end.
+async fn first_failure(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Error {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => return error,
+            Some(Err(error)) => return anyhow::Error::new(error).context("a task ended unexpectedly"),
+            None => std::future::pending::<()>().await,
         }
     }
 }
@@ -232,13 +239,11 @@ async fn begin(
     }
     until_stop(tasks, stop, run_lease_clock(shared.clone()));
     until_stop(tasks, stop, auto_compact(shared.clone()));
+    until_stop(tasks, stop, auto_disarm(shared.clone()));
     // Whoever is answered must know which member answered him.
     tokio::select! {
         biased;
-        failed = tasks.join_next() => match failed {
-            Some(Ok(Err(error))) => return Err(error),
-            _ => anyhow::bail!("a task ended while the adapter started"),
-        },
+        error = first_failure(tasks) => return Err(error),
         _ = told.wait_for(|born| *born) => {}
     }
     let _ = vitals.shared.set(shared.clone());
@@ -312,7 +317,25 @@ async fn auto_compact(shared: Arc<Shared>) {
         let leads = shared.view.with_state(|state| Some(&state.leader()) == shared.member_id.get());
         if leads && target > shared.view.compact_revision().max(0) {
             tracing::info!(revision = target, "compacting by itself");
-            let _ = shared.proposer.propose(crate::command::Command::Compact { revision: target }).await;
+            let _ = shared.proposer.propose(Command::Compact { revision: target }).await;
+        }
+    }
+}
+
+/// Ends the NOSPACE alarms once there is room again, where the operator wants that.
+async fn auto_disarm(shared: Arc<Shared>) {
+    let Some(quota) = shared.config.limits.quota_bytes.filter(|_| shared.config.auto_disarm) else { return };
+    loop {
+        tokio::time::sleep(DISARM_TICK).await;
+        // Well below, so that the next write does not raise it again.
+        if shared.view.logical_bytes() > quota / 10 * 9 {
+            continue;
+        }
+        let raised: Vec<_> = shared.view.with_state(|state| state.alarms().collect());
+        for alarm in raised.into_iter().filter(|alarm| alarm.kind == AlarmKind::NoSpace) {
+            tracing::info!("there is room again: the NOSPACE alarm ends");
+            let (action, member, kind) = (AlarmAction::Deactivate, alarm.member, alarm.kind);
+            shared.proposer.say(Command::Alarm { action, member, kind });
         }
     }
 }
@@ -378,6 +401,21 @@ impl Vitals for Health {
                 false => Ok(()),
             },
         }
+    }
+
+    fn hash(&self) -> String {
+        let Some(shared) = self.shared.get() else { return "null".into() };
+        let Standing { applied, hash, flushed, disagrees, .. } = *shared.standing.lock();
+        let page = serde_json::json!({
+            "name": shared.config.name,
+            "member": format!("{:x}", shared.member_id.get().copied().unwrap_or_default()),
+            "applied": applied.0,
+            "flushed": flushed.0,
+            "revision": shared.view.revision(),
+            "hash": format!("{hash:032x}"),
+            "disagrees_at": disagrees.map(|position| position.0),
+        });
+        page.to_string()
     }
 
     fn metrics(&self) -> String {

@@ -22,7 +22,7 @@ use crate::mvcc::{Answer, Applied, MetaKey, Outcome, Refusal, Row, Skipped, Stat
 use crate::proposal::{Proposer, Seen};
 use crate::reads::Reads;
 use crate::store::{Batch, Origin, Staged, Store, StoreError};
-use crate::view::{ReadError, View};
+use crate::view::{Published, ReadError, View};
 use crate::watch::Hub;
 
 /// State hashes that are kept, to be compared with what other adapters say.
@@ -272,19 +272,20 @@ impl Applier {
             }
             applied = run.to;
         }
-        let (revision, hash) = {
+        let (published, hash) = {
             let mut state = self.state.write();
             state.advance(applied);
-            let (revision, hash) = (state.revision(), state.hash());
+            let (published, hash) = (Published::of(&state), state.hash());
             if let Some((entry, checksum)) = origin {
                 let origin = Origin { cluster: state.cluster(), journal: self.journal, entry, checksum };
                 let sealed = batch.seal(&state, origin);
                 drop(state);
                 self.store.write(sealed)?;
             }
-            (revision, hash)
+            (published, hash)
         };
-        self.view.publish(revision, applied);
+        let revision = published.revision;
+        self.view.publish(published);
         {
             let mut standing = self.standing.lock();
             (standing.applied, standing.hash, standing.since) = (applied, hash, Instant::now());

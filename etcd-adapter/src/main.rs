@@ -1,4 +1,7 @@
-//! The process: configuration, logging, one runtime, one adapter; then signals until it ends.
+//! The process: configuration, logging, one runtime, one adapter; then signals until it ends. And
+//! `etcd-adapter hash`, which shows where adapters are and what they make of it.
+
+mod hash;
 
 use std::process::ExitCode;
 
@@ -15,6 +18,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
+    if let Some("hash") = std::env::args().nth(1).as_deref() {
+        return hash::run(std::env::args().skip(2));
+    }
     let config = match Config::from_process() {
         Ok(config) => config,
         Err(LoadError::Usage(usage)) => usage.exit(),

@@ -57,6 +57,26 @@ pub struct History {
     pub next: Revision,
 }
 
+/// What may be shown, as apply has left it.
+#[derive(Debug, Clone, Copy)]
+pub struct Published {
+    pub revision: Revision,
+    pub applied: Position,
+    pub compact_revision: Revision,
+    pub logical_bytes: u64,
+}
+
+impl Published {
+    pub fn of(state: &State) -> Published {
+        Published {
+            revision: state.revision(),
+            applied: state.applied(),
+            compact_revision: state.compact_revision(),
+            logical_bytes: state.logical_bytes(),
+        }
+    }
+}
+
 /// The readable part of the store. Cheap to clone.
 #[derive(Clone)]
 pub struct View(Arc<Inner>);
@@ -66,6 +86,9 @@ struct Inner {
     store: Store,
     revision: AtomicI64,
     applied: AtomicU64,
+    /// Beside the revision, so that most calls need no lock.
+    compact_revision: AtomicI64,
+    logical_bytes: AtomicU64,
     /// How many keys remain from a key on, at a revision: what the next page will need to know.
     pages: Mutex<Pages>,
 }
@@ -80,23 +103,27 @@ struct Pages {
 
 impl View {
     pub fn new(state: Arc<RwLock<State>>, store: Store) -> View {
-        let (revision, applied) = {
-            let state = state.read();
-            (state.revision(), state.applied())
-        };
+        let published = Published::of(&state.read());
         View(Arc::new(Inner {
             state,
             store,
-            revision: AtomicI64::new(revision),
-            applied: AtomicU64::new(applied.0),
+            revision: AtomicI64::new(published.revision),
+            applied: AtomicU64::new(published.applied.0),
+            compact_revision: AtomicI64::new(published.compact_revision),
+            logical_bytes: AtomicU64::new(published.logical_bytes),
             pages: Mutex::new(Pages::default()),
         }))
     }
 
-    /// Everything up to `revision` is written and may be shown. Only the applier says so.
-    pub fn publish(&self, revision: Revision, applied: Position) {
-        self.0.revision.store(revision, Ordering::Release);
-        self.0.applied.store(applied.0, Ordering::Release);
+    /// Everything up to that revision is written and may be shown. Only the applier says so.
+    ///
+    /// What a compaction makes unreadable is forgotten much later than this, so a read that just misses
+    /// it still finds everything.
+    pub fn publish(&self, published: Published) {
+        self.0.logical_bytes.store(published.logical_bytes, Ordering::Relaxed);
+        self.0.compact_revision.store(published.compact_revision, Ordering::Release);
+        self.0.revision.store(published.revision, Ordering::Release);
+        self.0.applied.store(published.applied.0, Ordering::Release);
     }
 
     pub fn revision(&self) -> Revision {
@@ -109,11 +136,11 @@ impl View {
     }
 
     pub fn compact_revision(&self) -> Revision {
-        self.0.state.read().compact_revision()
+        self.0.compact_revision.load(Ordering::Acquire)
     }
 
     pub fn logical_bytes(&self) -> u64 {
-        self.0.state.read().logical_bytes()
+        self.0.logical_bytes.load(Ordering::Relaxed)
     }
 
     pub fn has_alarm(&self, kind: AlarmKind) -> bool {
@@ -242,7 +269,11 @@ impl View {
     }
 
     fn select(&self, request: Range, bound: At) -> Result<Selection, ReadError> {
-        let known = self.0.pages.lock().counts.get(&page_key(&request, bound.main)).copied();
+        // Pages are asked for at the revision of the first one.
+        let known = match request.revision {
+            ..=0 => None,
+            revision => self.0.pages.lock().counts.get(&page_key(&request, revision)).copied(),
+        };
         let mut scan = RangeScan::new(request, bound);
         if let Some(count) = known {
             scan = scan.with_count(count);

@@ -1,4 +1,5 @@
-//! The pages for probes, people and Prometheus: `/health`, `/livez`, `/readyz`, `/version`, `/metrics`.
+//! The pages for probes, people and Prometheus: `/health`, `/livez`, `/readyz`, `/version`, `/metrics`;
+//! and `/adapter/hash`, by which adapters are compared.
 //!
 //! Forms and words are etcd's, since probes and dashboards know them. Live means that a restart would
 //! not help; ready means that clients may be sent here. They change nothing and show nothing of keys.
@@ -20,6 +21,8 @@ pub trait Vitals: Send + Sync + 'static {
     /// One check by its name; an error says in words what is wrong.
     async fn check(&self, check: Check) -> Result<(), String>;
     fn metrics(&self) -> String;
+    /// Where the adapter is, and the hash of its state there, in JSON.
+    fn hash(&self) -> String;
 }
 
 /// Everything that can be asked about.
@@ -74,6 +77,7 @@ impl Pages {
         let get = request.method() == Method::GET;
         match path {
             "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.0.metrics()),
+            "/adapter/hash" => respond(StatusCode::OK, "application/json", self.0.hash()),
             "/health" | "/version" if !get => not_allowed(),
             "/health" => self.health(&query).await,
             "/version" => {
@@ -202,6 +206,10 @@ mod tests {
 
         fn metrics(&self) -> String {
             "metric 1\n".into()
+        }
+
+        fn hash(&self) -> String {
+            "{}".into()
         }
     }
 

@@ -144,6 +144,12 @@ async fn mt_4_beyond_the_quota_only_what_grows_is_refused() {
     assert!(world.range(RangeRequest { key: bytes("q/2"), ..Default::default() }).await.is_ok());
     let small = PutRequest { key: bytes("q/small"), ..Default::default() };
     assert!(world.kv.put(small.clone()).await.is_err(), "the alarm stays until somebody takes it away");
+    let off = AlarmRequest {
+        action: alarm_request::AlarmAction::Deactivate.into(),
+        member_id: alarms[0].member_id,
+        alarm: AlarmType::Nospace.into(),
+    };
+    assert_eq!(maintenance.alarm(off).await.unwrap().into_inner().alarms, alarms);
 }
 
 #[tokio::test]

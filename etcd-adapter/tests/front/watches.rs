@@ -184,7 +184,7 @@ async fn w_15_progress_of_a_stream_comes_behind_every_event_that_it_covers() {
     }
     while seen < 200 {
         let response = watching.next().await;
-        let revision = response.header.clone().unwrap().revision;
+        let revision = response.header.unwrap().revision;
         assert!(revision >= covered, "progress went back");
         match response.watch_id {
             -1 => covered = revision,
