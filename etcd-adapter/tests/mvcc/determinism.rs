@@ -75,7 +75,7 @@ fn journal(commands: Vec<Vec<Command>>) -> Vec<(Position, bytes::Bytes)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+    #![proptest_config(generate::cases(300))]
     #[test]
     fn replicas_of_different_pace_agree_at_every_position(
         commands in vec(vec(generate::any_command(), 0..4), 1..30),
