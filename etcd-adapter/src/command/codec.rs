@@ -661,6 +661,32 @@ mod tests {
         }
     }
 
+    /// Journals hold these bytes: they must not change by mistake.
+    #[test]
+    fn the_bytes_of_an_entry_are_what_they_were() {
+        let key = || Bytes::from_static(b"k");
+        let txn = Txn {
+            compare: vec![Compare {
+                key: key(),
+                range_end: Bytes::new(),
+                result: CompareResult::Equal,
+                target: CompareTarget::Mod(300),
+            }],
+            success: vec![Op::Put(Put { key: key(), value: Bytes::from_static(b"v"), lease: -1, ..Put::default() })],
+            failure: vec![Op::Range(Range { key: key(), ..Range::default() })],
+        };
+        let beat = Beat { applied: Position(5), hash: 0x1122, flushed: Position(4), level: 1, ready: true };
+        let commands = vec![Command::Txn(txn), Command::KeepAlive { id: 64 }];
+        let entry = EntryBody { producer: Position(200), seq: 7, level: 1, beat: Some(beat), commands };
+        let head = [1, 1, 0xc8, 0x01, 7, 1];
+        let beat = [5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x11, 0x22, 4, 1, 1];
+        let compare = [2, 3, 1, 0, 1, b'k', 0, 2, 0xd8, 0x04];
+        let put = [1, 1, 0, 1, 1, b'k', 1, b'v'];
+        let range = [1, 48, 0, 0, 0, 1, b'k', 0, 0, 0, 0, 0, 0, 0];
+        let keep_alive = [7, 0x80, 0x01];
+        assert_eq!(encode(&entry), [&head[..], &beat, &compare, &put, &range, &keep_alive].concat());
+    }
+
     #[test]
     fn an_entry_of_a_higher_level_is_told_from_a_malformed_one() {
         let entry = EntryBody { producer: Position(7), seq: 1, level: LEVEL + 1, beat: None, commands: vec![] };

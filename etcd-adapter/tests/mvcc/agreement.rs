@@ -84,7 +84,7 @@ fn everything() -> Range {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(generate::cases(400))]
     #[test]
     fn every_command_does_and_answers_what_the_model_says(
         commands in vec(generate::command(), 1..40),

@@ -40,7 +40,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(generate::cases(24))]
     #[test]
     fn both_engines_hold_the_same_and_lose_the_same(
         commands in vec(vec(generate::any_command(), 0..5), 4..40),

@@ -6,6 +6,12 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proto::Position;
 
+/// How many cases a test tries; `PROPTEST_CASES` says otherwise.
+pub fn cases(cases: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() { config } else { ProptestConfig { cases, ..config } }
+}
+
 const KEYS: &[&[u8]] = &[b"a", b"b", b"ba", b"bb", b"c", b"c\0", b"\xff"];
 const ENDS: &[&[u8]] = &[b"", b"", b"\0", b"\0", b"b", b"bb", b"c", b"d", b"\xff\xff", b"a"];
 
