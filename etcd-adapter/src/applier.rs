@@ -105,6 +105,8 @@ pub struct Applier {
     compared: BTreeMap<Position, (bool, Instant)>,
     last_flush: Instant,
     flushing: Arc<AtomicBool>,
+    /// What went wrong beside apply: it ends the process as if it had been here.
+    failure: Arc<Mutex<Option<StoreError>>>,
     /// Compactions whose past is not forgotten yet.
     compactions: VecDeque<(Instant, i64)>,
 }
@@ -136,6 +138,7 @@ impl Applier {
             compared: BTreeMap::new(),
             last_flush: Instant::now(),
             flushing: Arc::default(),
+            failure: Arc::default(),
             compactions: VecDeque::from_iter((compacted > 0).then(|| (Instant::now(), compacted))),
         }
     }
@@ -457,17 +460,21 @@ impl Applier {
 
     /// Flushes, forgets and sweeps, a little at a time.
     fn chores(&mut self) -> Result<(), Fatal> {
+        if let Some(error) = self.failure.lock().take() {
+            return Err(error.into());
+        }
         let due = self.store.unflushed_bytes() > FLUSH_BYTES || self.last_flush.elapsed() > FLUSH_EVERY;
         if due && !self.flushing.swap(true, Ordering::AcqRel) {
             self.last_flush = Instant::now();
-            let (store, standing, flushing) = (self.store.clone(), self.standing.clone(), self.flushing.clone());
+            let (store, standing) = (self.store.clone(), self.standing.clone());
+            let (flushing, failure) = (self.flushing.clone(), self.failure.clone());
             // A flush takes its time, and apply does not wait for it.
             tokio::task::spawn_blocking(move || {
                 match store.flush().and_then(|()| store.flushed()) {
                     Ok(flushed) => {
                         standing.lock().flushed = flushed.map_or(Position::NONE.next(), |flushed| flushed.applied);
                     }
-                    Err(error) => tracing::error!("the store cannot be flushed: {error}"),
+                    Err(error) => *failure.lock() = Some(error),
                 }
                 flushing.store(false, Ordering::Release);
             });
@@ -484,12 +491,18 @@ impl Applier {
         let forgotten = self.state.write().forget(floor.min(flushed.compact_revision), FORGET_STEPS);
         if forgotten < FORGET_STEPS {
             self.compactions.pop_front();
-            let store = self.store.clone();
+            let (store, failure) = (self.store.clone(), self.failure.clone());
             tokio::task::spawn_blocking(move || {
-                while store.sweep(floor).unwrap_or_else(|error| {
-                    tracing::error!("the store cannot be swept: {error}");
-                    false
-                }) {}
+                loop {
+                    match store.sweep(floor) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(error) => {
+                            *failure.lock() = Some(error);
+                            break;
+                        }
+                    }
+                }
             });
         }
         Ok(())
