@@ -17,11 +17,11 @@ ARGS ?=
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-run: prepare ## build, start three nodes on this machine, stop them with Ctrl-C
-	@echo "==> building journal-server, journal and chaos (release; the first time takes some minutes)"
+run: prepare ## build, start three nodes and an adapter on this machine, stop them with Ctrl-C
+	@echo "==> building journal-server, journal, etcd-adapter and chaos (release; the first time takes some minutes)"
 	@$(CARGO) build --release --locked --bins
-	@echo "==> starting a cluster of three nodes; its data stays in $(DIR)"
-	@exec "$(TARGET)/release/chaos" cluster --dir "$(DIR)" $(ARGS)
+	@echo "==> starting a cluster of three nodes, and an adapter on port 2379; its data stays in $(DIR)"
+	@exec "$(TARGET)/release/chaos" cluster --adapters 1 --dir "$(DIR)" $(ARGS)
 
 test: prepare ## everything that a change must pass: format, lints, tests, cluster tests
 	@.ci/test

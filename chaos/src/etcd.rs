@@ -82,8 +82,16 @@ impl Etcd {
 
 /// etcd, built if it is not there yet. Nothing, and the reason told, where that cannot be done.
 pub fn program(repository: &Path) -> anyhow::Result<Option<PathBuf>> {
-    let script = repository.join("tests-peers/etcd/build");
-    let built = Command::new(&script)
+    built(&repository.join("tests-peers/etcd/build"))
+}
+
+/// etcd's command-line client, likewise.
+pub fn etcdctl(repository: &Path) -> anyhow::Result<Option<PathBuf>> {
+    built(&repository.join("tests-peers/etcdctl/build"))
+}
+
+fn built(script: &Path) -> anyhow::Result<Option<PathBuf>> {
+    let built = Command::new(script)
         .stderr(std::process::Stdio::inherit())
         .output()
         .with_context(|| format!("cannot run {}", script.display()))?;

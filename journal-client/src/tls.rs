@@ -102,7 +102,9 @@ impl Tls {
         }
         Ok(roots)
     }
+}
 
+impl Papers for Tls {
     fn files(&self) -> Vec<&Path> {
         let mut files = vec![self.ca.as_path()];
         if let Some(identity) = &self.identity {
@@ -113,18 +115,57 @@ impl Tls {
     }
 }
 
-type Make<T> = Box<dyn Fn(&Tls) -> Result<T, TlsError> + Send + Sync>;
+/// Where the certificates of a server lie that may let clients in without any.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrontTls {
+    pub identity: Identity,
+    /// Certificates (PEM) of the authorities that every client's certificate must come from. Nothing:
+    /// clients are asked for none.
+    pub clients: Option<PathBuf>,
+}
+
+impl FrontTls {
+    pub fn server_config(&self, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+        if let Some(ca) = &self.clients {
+            let tls = Tls { ca: ca.clone(), identity: Some(self.identity.clone()), server_name: None };
+            return tls.server_config(alpn);
+        }
+        let (chain, key) = self.identity.read()?;
+        let mut config = ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .expect("the provider supports the default versions")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(|why| self.identity.mismatch(why))?;
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        Ok(config)
+    }
+}
+
+impl Papers for FrontTls {
+    fn files(&self) -> Vec<&Path> {
+        let own = [self.identity.cert.as_path(), self.identity.key.as_path()];
+        own.into_iter().chain(self.clients.as_deref()).collect()
+    }
+}
+
+/// Certificate files that belong together.
+pub trait Papers: Send + Sync {
+    fn files(&self) -> Vec<&Path>;
+}
+
+type Make<T, P> = Box<dyn Fn(&P) -> Result<T, TlsError> + Send + Sync>;
 
 /// Something made of certificate files, made anew when they change.
-pub struct Reloading<T> {
-    tls: Tls,
-    make: Make<T>,
+pub struct Reloading<T, P = Tls> {
+    tls: P,
+    make: Make<T, P>,
     current: Mutex<(Vec<Stamp>, Arc<T>)>,
 }
 
-impl<T> Reloading<T> {
+impl<T, P: Papers> Reloading<T, P> {
     /// Reads the files once, so that what is wrong with them is known at the start.
-    pub fn new(tls: Tls, make: impl Fn(&Tls) -> Result<T, TlsError> + Send + Sync + 'static) -> Result<Self, TlsError> {
+    pub fn new(tls: P, make: impl Fn(&P) -> Result<T, TlsError> + Send + Sync + 'static) -> Result<Self, TlsError> {
         // The stamps are older than what is read: a change in between is found the next time.
         let stamps = stamps(&tls);
         let made = make(&tls)?;
@@ -138,7 +179,8 @@ impl<T> Reloading<T> {
         if current.0 != stamps {
             match (self.make)(&self.tls) {
                 Ok(made) => {
-                    tracing::info!(ca = %self.tls.ca.display(), "certificates read anew");
+                    let first = self.tls.files().first().map(|file| file.display().to_string()).unwrap_or_default();
+                    tracing::info!(first, "certificates read anew");
                     current.1 = Arc::new(made);
                 }
                 Err(error) => {
@@ -151,7 +193,7 @@ impl<T> Reloading<T> {
         current.1.clone()
     }
 
-    pub fn tls(&self) -> &Tls {
+    pub fn tls(&self) -> &P {
         &self.tls
     }
 }
@@ -172,7 +214,7 @@ impl Identity {
 /// What tells one version of a file from the next. A file that is absent has none.
 type Stamp = Option<(Option<SystemTime>, u64, u64)>;
 
-fn stamps(tls: &Tls) -> Vec<Stamp> {
+fn stamps(tls: &impl Papers) -> Vec<Stamp> {
     let stamp = |file: Metadata| (file.modified().ok(), file.len(), inode(&file));
     tls.files().into_iter().map(|path| std::fs::metadata(path).ok().map(stamp)).collect()
 }

@@ -7,6 +7,7 @@
 //! It never talks Raft and never touches a node's files while that node runs, unless a test asks for
 //! just that.
 
+mod adapter;
 mod client;
 mod http;
 mod memory;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tokio::time::{Instant, sleep};
 
+pub use adapter::{Adapter, AdapterOptions};
 pub use http::{Page, get};
 use memory::Memory;
 pub use node::Node;
@@ -178,6 +180,11 @@ impl Cluster {
 
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// A port for adapter `number`, which is `which` 0 for its clients and 1 for its metrics.
+    pub fn adapter_port(&self, number: usize, which: u16) -> u16 {
+        self._ports.of(number, 5 + which)
     }
 
     /// Where clients may connect: the founders, in order.

@@ -46,7 +46,8 @@ impl Target for Etcd {
     async fn put(&self, worker: usize, number: u64) -> Result<(), Failed> {
         // A cheap walk over all keys in no obvious order.
         let key = number.wrapping_mul(2_654_435_761) % KEYS;
-        let request = PutRequest { key: Bytes::from(format!("/bench/{key:08}")), value: self.value.clone(), lease: 0 };
+        let key = Bytes::from(format!("/bench/{key:08}"));
+        let request = PutRequest { key, value: self.value.clone(), ..PutRequest::default() };
         let mut client = self.connections[worker % self.connections.len()].clone();
         match client.put(request).await {
             Ok(_) => Ok(()),

@@ -1,0 +1,174 @@
+//! What the stories have in common.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use bytes::Bytes;
+use chaos::cluster::{Adapter, AdapterOptions, Cluster, Options, Ports};
+use proto::etcd::kv_client::KvClient;
+use proto::etcd::{PutRequest, RangeRequest};
+use tonic::Status;
+use tonic::transport::Channel;
+
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Adapters, and the journal beneath them if they have one.
+pub struct Front {
+    pub adapters: Vec<Adapter>,
+    pub cluster: Option<Cluster>,
+    _ports: Option<Ports>,
+    _dir: tempfile::TempDir,
+}
+
+impl Front {
+    /// One adapter that keeps everything in itself.
+    pub async fn ephemeral() -> Front {
+        let ports = Ports::claim().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let adapters = vec![start(&dir, 0, ports.of(0, 0), ports.of(0, 1), Vec::new(), &[])];
+        adapters[0].wait_ready(PATIENCE).await.unwrap();
+        Front { adapters, cluster: None, _ports: Some(ports), _dir: dir }
+    }
+
+    /// So many adapters in front of three nodes.
+    pub async fn on_a_journal(adapters: usize) -> Front {
+        let cluster = Cluster::start(Options::default()).await.unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let adapters: Vec<_> = (0..adapters)
+            .map(|number| {
+                let (client, metrics) = (cluster.adapter_port(number, 0), cluster.adapter_port(number, 1));
+                start(&dir, number, client, metrics, cluster.endpoints(), &[])
+            })
+            .collect();
+        for adapter in &adapters {
+            adapter.wait_ready(PATIENCE).await.unwrap();
+        }
+        Front { adapters, cluster: Some(cluster), _ports: None, _dir: dir }
+    }
+
+    pub fn client(&self, number: usize) -> Client {
+        Client::of(&self.adapters[number])
+    }
+
+    /// Stops everything, which must not need force.
+    pub async fn stop(self) {
+        for adapter in &self.adapters {
+            if adapter.runs() {
+                assert!(!adapter.stop(Duration::from_secs(15)).await, "{} had to be killed", adapter.name());
+                let end = adapter.end().unwrap();
+                assert!(end.success(), "{}: {end}; {}", adapter.name(), adapter.last_words());
+            }
+        }
+        if let Some(cluster) = self.cluster {
+            let killed = cluster.stop().await;
+            assert!(killed.is_empty(), "had to be killed: {killed:?}");
+        }
+    }
+}
+
+fn start(
+    dir: &tempfile::TempDir,
+    number: usize,
+    client: u16,
+    metrics: u16,
+    journal: Vec<String>,
+    flags: &[&str],
+) -> Adapter {
+    let name = format!("a{}", number + 1);
+    let adapter = Adapter::prepare(AdapterOptions {
+        home: dir.path().join(&name),
+        name,
+        client_port: client,
+        metrics_port: metrics,
+        journal,
+        program: None,
+        flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+    });
+    let adapter = adapter.unwrap();
+    adapter.start().unwrap();
+    adapter
+}
+
+/// A client that connects anew when it must, and repeats nothing.
+#[derive(Clone)]
+pub struct Client {
+    pub kv: KvClient<Channel>,
+}
+
+impl Client {
+    pub fn of(adapter: &Adapter) -> Client {
+        let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", adapter.endpoint())).unwrap();
+        let channel = endpoint.tcp_nodelay(true).connect_lazy();
+        Client { kv: KvClient::new(channel) }
+    }
+
+    /// Writes, and answers the revision.
+    pub async fn put(&mut self, key: &str, value: impl Into<Bytes>) -> Result<i64, Status> {
+        let request = PutRequest { key: Bytes::from(key.to_owned()), value: value.into(), ..Default::default() };
+        let response = self.kv.put(request).await?.into_inner();
+        Ok(response.header.unwrap().revision)
+    }
+
+    /// Reads linearizably: the value with its mod revision.
+    pub async fn get(&mut self, key: &str) -> Result<Option<(Bytes, i64)>, Status> {
+        let request = RangeRequest { key: Bytes::from(key.to_owned()), ..Default::default() };
+        let response = self.kv.range(request).await?.into_inner();
+        Ok(response.kvs.into_iter().next().map(|kv| (kv.value, kv.mod_revision)))
+    }
+}
+
+/// etcd's own client, pointed at adapters.
+#[derive(Clone)]
+pub struct Ctl {
+    program: PathBuf,
+    endpoints: String,
+}
+
+impl Ctl {
+    /// Nothing where it cannot be built: then what needs it is skipped, and says so.
+    pub fn of(adapters: &[Adapter]) -> Option<Ctl> {
+        let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        let Some(program) = chaos::etcd::etcdctl(repository).unwrap() else {
+            println!("    SKIPPED: there is no etcdctl");
+            return None;
+        };
+        let endpoints: Vec<_> = adapters.iter().map(|adapter| adapter.endpoint().to_string()).collect();
+        Some(Ctl { program, endpoints: endpoints.join(",") })
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(["--endpoints", &self.endpoints, "--command-timeout", "10s"]).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// What it prints, if it succeeds.
+    pub fn says(&self, args: &[&str]) -> String {
+        let output = self.command(args).output().unwrap();
+        assert!(output.status.success(), "etcdctl {args:?}: {}", complaint(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// What it complains of, when it fails.
+    pub fn fails(&self, args: &[&str]) -> String {
+        let output = self.command(args).output().unwrap();
+        assert!(!output.status.success(), "etcdctl {args:?} succeeded");
+        complaint(&output)
+    }
+
+    /// The same with something to read.
+    pub fn says_to(&self, args: &[&str], input: &str) -> String {
+        use std::io::Write;
+        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "etcdctl {args:?}: {}", complaint(&output));
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+fn complaint(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}

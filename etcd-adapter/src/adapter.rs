@@ -1,0 +1,424 @@
+//! The whole adapter: boots, speaks, listens; owns its sockets and its long-lived tasks; ends in order.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context;
+use async_trait::async_trait;
+use journal_client::Journal;
+use journal_client::tls::{FrontTls, Reloading};
+use parking_lot::Mutex;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::applier::{Applier, Audience, Standing, Standings};
+use crate::boot::{self, Boot};
+use crate::command::{AlarmAction, AlarmKind, Beat, Command, LEVEL};
+use crate::config::{AutoCompaction, Config, ServerTls, Url};
+use crate::grpc::{Calls, Services, Shared};
+use crate::http::connection::{Certificates, Front};
+use crate::http::listen::{Door, Threads};
+use crate::http::pages::{Check, Pages, Vitals};
+use crate::lease_clock::{self, LeaseClock};
+use crate::proposal::{Myself, Proposals};
+use crate::reads::Reads;
+use crate::watch::Hub;
+
+/// How long connections have to finish what they do when the adapter stops.
+const GRACE: Duration = Duration::from_secs(5);
+/// Apply that is known to be behind and does not move for so long is ill.
+const STALLED: Duration = Duration::from_secs(10);
+/// How often automatic compaction looks.
+const COMPACTION_TICK: Duration = Duration::from_secs(1);
+/// How often it is seen whether there is room again.
+const DISARM_TICK: Duration = Duration::from_secs(1);
+/// In revision mode etcd compacts so often.
+const COMPACTION_BY_REVISION: Duration = Duration::from_secs(300);
+
+/// An adapter that runs.
+pub struct Adapter {
+    /// Where clients find it.
+    pub addresses: Vec<String>,
+    /// No new connections, and long streams end.
+    closing: CancellationToken,
+    /// Everything else ends too.
+    stop: CancellationToken,
+    tasks: JoinSet<anyhow::Result<()>>,
+    threads: Arc<Threads>,
+}
+
+impl Adapter {
+    /// Starts, and returns once clients are served.
+    pub async fn start(config: Config) -> anyhow::Result<Adapter> {
+        Adapter::start_on(config, None).await
+    }
+
+    /// The same, on a journal that is there already.
+    pub async fn start_on(config: Config, journal: Option<Arc<dyn Journal>>) -> anyhow::Result<Adapter> {
+        if !config.ignored.is_empty() {
+            tracing::warn!("these change nothing here: {}", config.ignored.join(", "));
+        }
+        let (closing, stop) = (CancellationToken::new(), CancellationToken::new());
+        let mut tasks = JoinSet::new();
+        let threads = Arc::new(Threads::start(config.serving_threads, GRACE)?);
+        let tls = certificates(config.tls.as_ref())?;
+        // Bound before anything takes long: whoever comes early waits instead of being refused.
+        let client_doors = open_all(&config.listen_client).await?;
+        let metrics_doors = open_all(&config.listen_metrics).await?;
+        let addresses = client_doors.iter().map(Door::address).collect();
+
+        let vitals = Arc::new(Health::default());
+        let pages = Pages::new(vitals.clone());
+        let front = |services: Option<Services>, door: &Door| Front {
+            services,
+            pages: pages.clone(),
+            tls: tls.clone().filter(|_| door.url.tls),
+            transport: config.transport,
+        };
+        for door in metrics_doors {
+            let front = front(None, &door);
+            let serving = door.serve(front, threads.clone(), closing.clone());
+            tasks.spawn(async move {
+                serving.await;
+                Ok(())
+            });
+        }
+
+        let (journal, description) = match journal {
+            Some(journal) => {
+                let description = journal.describe().await?;
+                (journal, description)
+            }
+            None => boot::open_journal(&config).await?,
+        };
+        let boot = boot::boot(&config, journal, description).await?;
+        let shared = begin(&config, boot, &closing, &stop, &mut tasks, &vitals).await?;
+        let services = Services::new(shared.clone());
+        for door in client_doors {
+            let front = front(Some(services.clone()), &door);
+            let serving = door.serve(front, threads.clone(), closing.clone());
+            tasks.spawn(async move {
+                serving.await;
+                Ok(())
+            });
+        }
+        Ok(Adapter { addresses, closing, stop, tasks, threads })
+    }
+
+    /// Waits until the adapter cannot go on. The error says why.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        first_failure(&mut self.tasks).await
+    }
+
+    /// Stops at once: what it would still answer cannot be believed.
+    pub async fn abandon(mut self) {
+        self.closing.cancel();
+        self.stop.cancel();
+        self.threads.finish(Duration::ZERO).await;
+        self.tasks.shutdown().await;
+    }
+
+    /// Stops: no new connections, calls under way finish, the store is flushed.
+    pub async fn shutdown(mut self) {
+        self.closing.cancel();
+        self.threads.finish(GRACE).await;
+        self.stop.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(GRACE, ended).await.is_err() {
+            tracing::warn!("some tasks did not end within {GRACE:?}");
+        }
+    }
+}
+
+/// Waits until a task ends because it cannot go on. Those that have nothing to do just end.
+async fn first_failure(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Error {
+    loop {
+        match tasks.join_next().await {
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => return error,
+            Some(Err(error)) => return anyhow::Error::new(error).context("a task ended unexpectedly"),
+            None => std::future::pending::<()>().await,
+        }
+    }
+}
+
+async fn open_all(urls: &[Url]) -> anyhow::Result<Vec<Door>> {
+    let mut doors = Vec::new();
+    for url in urls {
+        doors.extend(Door::open(url).await.with_context(|| format!("cannot listen on {}", url.text))?);
+    }
+    Ok(doors)
+}
+
+fn certificates(tls: Option<&ServerTls>) -> anyhow::Result<Option<Arc<Certificates>>> {
+    let Some(tls) = tls else { return Ok(None) };
+    // etcd's rule: whoever names an authority demands certificates of it.
+    let front = FrontTls { identity: tls.identity.clone(), clients: tls.ca.clone() };
+    let certificates = Reloading::new(front, |front| front.server_config(&[b"h2", b"http/1.1"]))?;
+    Ok(Some(Arc::new(certificates)))
+}
+
+/// Boots, catches up, and starts everything that goes on in the background.
+async fn begin(
+    config: &Config,
+    boot: Boot,
+    closing: &CancellationToken,
+    stop: &CancellationToken,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    vitals: &Health,
+) -> anyhow::Result<Arc<Shared>> {
+    let Boot { journal, description, cluster_id, store, state } = boot;
+    let mut applier = Applier::new(state, store, description.id);
+    let standing = applier.standing.clone();
+    let target = loop {
+        match journal.check_tail().await {
+            Ok(tail) => break tail,
+            Err(error) => {
+                tracing::warn!("waiting for the journal's tail: {error}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+    };
+    applier.catch_up(&*journal, target.tail).await?;
+
+    let view = applier.view.clone();
+    let current = view.with_state(|state| state.member_named(&config.name).and_then(|member| member.producer));
+    let myself = Myself {
+        name: config.name.clone(),
+        peer_urls: config.peer_urls.clone(),
+        client_urls: config.client_urls.clone(),
+    };
+    let timeout = config.limits.request_timeout();
+    let beat = beats(standing.clone(), vitals.ready.clone());
+    let current = current.unwrap_or(proto::Position::NONE);
+    let (proposer, proposals) = Proposals::new(journal.clone(), myself, current, timeout, beat, rand::random);
+    let reads = Reads::new(proposer.clone(), view.applied(), target, timeout);
+    let hub = Hub::new(view.revision());
+    let jitter = |below: u64| rand::Rng::random_range(&mut rand::rng(), 0..below.max(1));
+    let leases = Arc::new(Mutex::new(LeaseClock::new(Instant::now(), jitter)));
+    let shared = Arc::new(Shared {
+        config: config.clone(),
+        cluster_id,
+        member_id: OnceLock::new(),
+        standing,
+        view,
+        proposer: proposer.clone(),
+        reads: reads.clone(),
+        hub: hub.clone(),
+        leases: leases.clone(),
+        calls: Arc::new(Calls::default()),
+        stopping: closing.clone(),
+    });
+    let (born, mut told) = tokio::sync::watch::channel(false);
+    applier.tell(Audience {
+        name: config.name.clone(),
+        proposer: proposer.clone(),
+        reads: reads.clone(),
+        hub,
+        leases,
+        member: {
+            let shared = shared.clone();
+            Box::new(move |member| {
+                shared.member_id.get_or_init(|| member);
+                born.send_replace(true);
+            })
+        },
+    });
+    {
+        let (journal, stop) = (journal.clone(), stop.clone());
+        tasks.spawn(async move { Ok(applier.run(journal, stop).await?) });
+    }
+    {
+        let (journal, stop) = (journal.clone(), stop.clone());
+        tasks.spawn(async move { Ok(reads.run(journal, stop).await?) });
+    }
+    {
+        let stop = stop.clone();
+        tasks.spawn(async move { Ok(proposals.run(stop).await?) });
+    }
+    until_stop(tasks, stop, run_lease_clock(shared.clone()));
+    until_stop(tasks, stop, auto_compact(shared.clone()));
+    until_stop(tasks, stop, auto_disarm(shared.clone()));
+    // Whoever is answered must know which member answered him.
+    tokio::select! {
+        biased;
+        error = first_failure(tasks) => return Err(error),
+        _ = told.wait_for(|born| *born) => {}
+    }
+    let _ = vitals.shared.set(shared.clone());
+    vitals.ready.store(true, std::sync::atomic::Ordering::Release);
+    Ok(shared)
+}
+
+fn until_stop(
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        stop.run_until_cancelled(task).await;
+        Ok(())
+    });
+}
+
+fn beats(standing: Standings, ready: Arc<std::sync::atomic::AtomicBool>) -> impl Fn() -> Beat + Send + Sync + 'static {
+    move || {
+        let Standing { applied, hash, flushed, .. } = *standing.lock();
+        let ready = ready.load(std::sync::atomic::Ordering::Acquire);
+        Beat { applied, hash, flushed, level: LEVEL, ready }
+    }
+}
+
+/// Proposes what the lease clock says.
+async fn run_lease_clock(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(lease_clock::TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let proposals = shared.leases.lock().tick(Instant::now(), shared.proposer.last_applied());
+        for command in proposals {
+            shared.proposer.say(command);
+        }
+    }
+}
+
+/// Compacts by itself, where this adapter leads.
+async fn auto_compact(shared: Arc<Shared>) {
+    let mode = shared.config.compaction;
+    let mut samples: std::collections::VecDeque<(Instant, i64)> = Default::default();
+    let mut last = Instant::now();
+    loop {
+        tokio::time::sleep(COMPACTION_TICK).await;
+        let revision = shared.view.revision();
+        let target = match mode {
+            AutoCompaction::Off => return,
+            AutoCompaction::Revisions(keep) => {
+                if last.elapsed() < COMPACTION_BY_REVISION {
+                    continue;
+                }
+                revision - keep
+            }
+            AutoCompaction::Periodic(retention) => {
+                // A sample every tenth of the retention, and a compaction every hour or retention.
+                if samples.back().is_none_or(|(at, _)| at.elapsed() >= retention / 10) {
+                    samples.push_back((Instant::now(), revision));
+                }
+                if last.elapsed() < retention.min(Duration::from_secs(3600)) {
+                    continue;
+                }
+                let old = samples.iter().take_while(|(at, _)| at.elapsed() >= retention).count();
+                let Some((_, target)) = samples.drain(..old).next_back() else { continue };
+                target
+            }
+        };
+        last = Instant::now();
+        let leads = shared.view.with_state(|state| Some(&state.leader()) == shared.member_id.get());
+        if leads && target > shared.view.compact_revision().max(0) {
+            tracing::info!(revision = target, "compacting by itself");
+            let _ = shared.proposer.propose(Command::Compact { revision: target }).await;
+        }
+    }
+}
+
+/// Ends the NOSPACE alarms once there is room again, where the operator wants that.
+async fn auto_disarm(shared: Arc<Shared>) {
+    let Some(quota) = shared.config.limits.quota_bytes.filter(|_| shared.config.auto_disarm) else { return };
+    loop {
+        tokio::time::sleep(DISARM_TICK).await;
+        // Well below, so that the next write does not raise it again.
+        if shared.view.logical_bytes() > quota / 10 * 9 {
+            continue;
+        }
+        let raised: Vec<_> = shared.view.with_state(|state| state.alarms().collect());
+        for alarm in raised.into_iter().filter(|alarm| alarm.kind == AlarmKind::NoSpace) {
+            tracing::info!("there is room again: the NOSPACE alarm ends");
+            let (action, member, kind) = (AlarmAction::Deactivate, alarm.member, alarm.kind);
+            shared.proposer.say(Command::Alarm { action, member, kind });
+        }
+    }
+}
+
+/// What probes are told.
+#[derive(Default)]
+struct Health {
+    /// Set once clients are served.
+    shared: OnceLock<Arc<Shared>>,
+    ready: Arc<std::sync::atomic::AtomicBool>,
+}
+
+#[async_trait]
+impl Vitals for Health {
+    async fn check(&self, check: Check) -> Result<(), String> {
+        let Some(shared) = self.shared.get() else {
+            // It is alive and on its way.
+            return match check {
+                Check::Applying | Check::NoSpaceAlarm | Check::CorruptAlarm | Check::NonLearner => Ok(()),
+                Check::SerializableRead => Ok(()),
+                _ => Err("the adapter is catching up with the journal".into()),
+            };
+        };
+        let standing = *shared.standing.lock();
+        match check {
+            Check::Applying => {
+                let behind = shared.reads.behind_for().is_some_and(|behind| behind > STALLED);
+                match behind && standing.since.elapsed() > STALLED {
+                    true => Err(format!("nothing was applied for {} s", standing.since.elapsed().as_secs())),
+                    false => Ok(()),
+                }
+            }
+            Check::DataCorruption => match standing.disagrees {
+                Some(position) => Err(format!("another adapter has another state at {position}")),
+                None => match shared.view.has_alarm(AlarmKind::Corrupt) {
+                    true => Err("alarm activated: CORRUPT".into()),
+                    false => Ok(()),
+                },
+            },
+            Check::SerializableRead => match standing.stopped_by_level {
+                Some(level) => Err(format!("an entry needs level {level}: upgrade this adapter")),
+                None => Ok(()),
+            },
+            Check::LinearizableRead => {
+                let confirmed = tokio::time::timeout(Duration::from_secs(2), shared.reads.confirm()).await;
+                match confirmed {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(why)) => Err(format!("{why:?}")),
+                    Err(_) => Err("the journal does not answer".into()),
+                }
+            }
+            Check::NonLearner => Ok(()),
+            Check::Leader => match shared.has_leader() {
+                true => Ok(()),
+                false => Err("no leader".into()),
+            },
+            Check::NoSpaceAlarm => match shared.view.has_alarm(AlarmKind::NoSpace) {
+                true => Err("NOSPACE".into()),
+                false => Ok(()),
+            },
+            Check::CorruptAlarm => match shared.view.has_alarm(AlarmKind::Corrupt) {
+                true => Err("CORRUPT".into()),
+                false => Ok(()),
+            },
+        }
+    }
+
+    fn hash(&self) -> String {
+        let Some(shared) = self.shared.get() else { return "null".into() };
+        let Standing { applied, hash, flushed, disagrees, .. } = *shared.standing.lock();
+        let page = serde_json::json!({
+            "name": shared.config.name,
+            "member": format!("{:x}", shared.member_id.get().copied().unwrap_or_default()),
+            "applied": applied.0,
+            "flushed": flushed.0,
+            "revision": shared.view.revision(),
+            "hash": format!("{hash:032x}"),
+            "disagrees_at": disagrees.map(|position| position.0),
+        });
+        page.to_string()
+    }
+
+    fn metrics(&self) -> String {
+        self.shared.get().map(|shared| crate::http::metrics::page(shared)).unwrap_or_default()
+    }
+}

@@ -1,0 +1,516 @@
+//! Apply: the one task that follows the tail.
+//!
+//! It decodes entries, lets `mvcc` decide, writes what changed in one batch, and then, in this order and
+//! never in another: publishes what can be read, tells the watchers, answers those who wait. A store
+//! that fails ends the process; an entry above this program's level stops apply and keeps its place.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use journal_client::{Journal, Run, TailEntry, TailError};
+use parking_lot::{Mutex, RwLock};
+use proto::{JournalId, Position};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::command::{self, Beat, Command, DecodeError, EntryBody};
+use crate::lease_clock::LeaseClock;
+use crate::mvcc::{Answer, Applied, MetaKey, Outcome, Refusal, Row, Skipped, State, ValueLost};
+use crate::proposal::{Proposer, Seen};
+use crate::reads::Reads;
+use crate::store::{Batch, Origin, Staged, Store, StoreError};
+use crate::view::{Published, ReadError, View};
+use crate::watch::Hub;
+
+/// State hashes that are kept, to be compared with what other adapters say.
+const HASHES_MAX: usize = 1 << 16;
+/// Runs that are at hand are applied together, up to so many.
+const RUNS_MAX: usize = 64;
+/// Between attempts to read the tail.
+const RETRY: Duration = Duration::from_millis(100);
+/// Of two halves that disagree, the older begins anew at once, and the younger if that did not help.
+const TURN: Duration = Duration::from_secs(30);
+/// A tail that brings nothing for so long, while there is something to bring, is left.
+const STARVED: Duration = Duration::from_secs(2);
+/// Everything is flushed when so much was written, or so long ago.
+const FLUSH_BYTES: u64 = 64 << 20;
+const FLUSH_EVERY: Duration = Duration::from_secs(60);
+/// How long what a compaction made unreadable stays for those who are reading it.
+const FORGET_AFTER: Duration = Duration::from_secs(10);
+const FORGET_STEPS: usize = 256;
+const FORGET_EVERY: Duration = Duration::from_millis(20);
+
+/// Why apply ended. All of these end the process.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Lost(#[from] ValueLost),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error("the journal begins at {start} now, and this adapter has applied up to {applied} only")]
+    Gap { start: Position, applied: Position },
+    #[error("this member was removed from the cluster")]
+    Removed,
+    /// The store is to be dropped, and filled anew from the journal.
+    #[error("other adapters have another state at {position}: this one is replayed")]
+    Diverged { position: Position },
+}
+
+/// What apply shows of itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    pub applied: Position,
+    pub hash: u128,
+    pub flushed: Position,
+    pub since: Instant,
+    /// An entry of this level stopped apply.
+    pub stopped_by_level: Option<u32>,
+    /// The last position at which another live adapter's state hash was not ours.
+    pub disagrees: Option<Position>,
+    pub terms: u64,
+    pub last_term: u64,
+}
+
+/// Shared between the applier and those who ask how it is.
+pub type Standings = Arc<Mutex<Standing>>;
+
+/// Those whom apply tells, once the adapter speaks and listens. While it catches up there are none.
+pub struct Audience {
+    pub name: String,
+    pub proposer: Proposer,
+    pub reads: Reads,
+    pub hub: Hub,
+    pub leases: Arc<Mutex<LeaseClock>>,
+    /// Told once which member this process is.
+    pub member: Box<dyn Fn(u64) + Send>,
+}
+
+/// The task's state.
+pub struct Applier {
+    state: Arc<RwLock<State>>,
+    store: Store,
+    pub view: View,
+    journal: JournalId,
+    pub standing: Standings,
+    audience: Option<Audience>,
+    /// The last own producer that was born.
+    own: Option<Position>,
+    hashes: VecDeque<(Position, u128)>,
+    /// The live producers that this one was compared with: whether they agree, and since when.
+    compared: BTreeMap<Position, (bool, Instant)>,
+    last_flush: Instant,
+    flushing: Arc<AtomicBool>,
+    /// What went wrong beside apply: it ends the process as if it had been here.
+    failure: Arc<Mutex<Option<StoreError>>>,
+    /// Compactions whose past is not forgotten yet.
+    compactions: VecDeque<(Instant, i64)>,
+}
+
+impl Applier {
+    pub fn new(state: State, store: Store, journal: JournalId) -> Applier {
+        let (applied, hash, compacted) = (state.applied(), state.hash(), state.compact_revision());
+        let state = Arc::new(RwLock::new(state));
+        store.attach(state.clone());
+        let standing = Standing {
+            applied,
+            hash,
+            flushed: Position::NONE.next(),
+            since: Instant::now(),
+            stopped_by_level: None,
+            disagrees: None,
+            terms: 0,
+            last_term: 0,
+        };
+        Applier {
+            view: View::new(state.clone(), store.clone()),
+            state,
+            store,
+            journal,
+            standing: Arc::new(Mutex::new(standing)),
+            audience: None,
+            own: None,
+            hashes: VecDeque::from([(applied, hash)]),
+            compared: BTreeMap::new(),
+            last_flush: Instant::now(),
+            flushing: Arc::default(),
+            failure: Arc::default(),
+            compactions: VecDeque::from_iter((compacted > 0).then(|| (Instant::now(), compacted))),
+        }
+    }
+
+    /// From now on there is somebody to tell.
+    pub fn tell(&mut self, audience: Audience) {
+        self.state.read().leases().iter().for_each(|(id, lease)| {
+            audience.leases.lock().renewed(*id, lease.ttl, lease.renewed_at);
+        });
+        self.state.read().producers().iter().for_each(|(id, producer)| {
+            audience.leases.lock().heard(*id, producer.last_entry);
+        });
+        self.audience = Some(audience);
+    }
+
+    /// Applies up to `target`, and no further.
+    pub async fn catch_up(&mut self, journal: &dyn Journal, target: Position) -> Result<(), Fatal> {
+        while self.view.applied() < target && self.standing.lock().stopped_by_level.is_none() {
+            self.follow(journal, Some(target)).await?;
+        }
+        Ok(())
+    }
+
+    /// Applies what comes until told to stop.
+    pub async fn run(mut self, journal: Arc<dyn Journal>, stop: CancellationToken) -> Result<(), Fatal> {
+        let follow = async {
+            loop {
+                self.follow(&*journal, None).await?;
+                if self.standing.lock().stopped_by_level.is_some() {
+                    // Only a newer program goes on from here.
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        let followed = stop.run_until_cancelled(follow).await;
+        self.store.flush()?;
+        followed.unwrap_or(Ok(()))
+    }
+
+    /// Reads one tail stream to its end.
+    async fn follow(&mut self, journal: &dyn Journal, target: Option<Position>) -> Result<(), Fatal> {
+        let applied = self.view.applied();
+        let mut tail = match journal.tail(applied).await {
+            Ok(tail) => tail,
+            Err(error) => {
+                tracing::warn!("the tail cannot be read: {error}");
+                sleep(RETRY).await;
+                return Ok(());
+            }
+        };
+        let opened = Instant::now();
+        let mut chores = tokio::time::interval(FORGET_EVERY);
+        chores.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let run = tokio::select! {
+                biased;
+                run = tail.next() => run,
+                _ = chores.tick() => {
+                    self.chores()?;
+                    if self.is_starved(opened) {
+                        tracing::warn!("there are entries that this tail does not bring: opening another");
+                        return Ok(());
+                    }
+                    continue;
+                }
+            };
+            let mut ended = false;
+            let mut runs = Vec::new();
+            match run {
+                Some(Ok(run)) => runs.push(run),
+                Some(Err(TailError::Gap { start })) => {
+                    return Err(Fatal::Gap { start, applied: self.view.applied() });
+                }
+                Some(Err(error)) => {
+                    tracing::warn!("the tail ended: {error}");
+                    ended = true;
+                }
+                None => ended = true,
+            }
+            // What is at hand is written together.
+            while !ended && runs.len() < RUNS_MAX {
+                match tail.next().now_or_never() {
+                    Some(Some(Ok(run))) => runs.push(run),
+                    Some(Some(Err(error))) => {
+                        tracing::warn!("the tail ended: {error}");
+                        ended = true;
+                    }
+                    Some(None) => ended = true,
+                    None => break,
+                }
+            }
+            self.apply(runs)?;
+            self.chores()?;
+            if ended {
+                sleep(RETRY).await;
+                return Ok(());
+            }
+            let stopped = self.standing.lock().stopped_by_level.is_some();
+            if stopped || target.is_some_and(|target| self.view.applied() >= target) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether the journal is known to have more, and this tail has brought nothing for a while.
+    fn is_starved(&self, opened: Instant) -> bool {
+        let Some(audience) = &self.audience else { return false };
+        let quiet = self.standing.lock().since.elapsed().min(opened.elapsed());
+        audience.reads.behind_for().is_some_and(|behind| behind > STARVED) && quiet > STARVED
+    }
+
+    /// Applies what was read, and makes it visible.
+    fn apply(&mut self, runs: Vec<Run>) -> Result<(), Fatal> {
+        let mut batch = Batch::default();
+        let mut all: Vec<(EntryBody, Applied)> = Vec::new();
+        let mut origin = None;
+        let mut applied = self.view.applied();
+        let mut term = 0;
+        'runs: for run in runs {
+            term = term.max(run.term);
+            for entry in run.entries {
+                match self.apply_entry(&entry, &mut batch) {
+                    Ok(Some(one)) => all.push(one),
+                    Ok(None) => {}
+                    Err(Stop::Level(level)) => {
+                        tracing::error!(position = %entry.position, level, "an entry is above this program's level: upgrade it");
+                        self.standing.lock().stopped_by_level = Some(level);
+                        break 'runs;
+                    }
+                    Err(Stop::Fatal(fatal)) => return Err(fatal),
+                }
+                origin = Some((entry.position, entry.crc));
+                applied = entry.position.next();
+            }
+            applied = run.to;
+        }
+        let (published, hash) = {
+            let mut state = self.state.write();
+            state.advance(applied);
+            let (published, hash) = (Published::of(&state), state.hash());
+            if let Some((entry, checksum)) = origin {
+                let origin = Origin { cluster: state.cluster(), journal: self.journal, entry, checksum };
+                let sealed = batch.seal(&state, origin);
+                drop(state);
+                self.store.write(sealed)?;
+            }
+            (published, hash)
+        };
+        let revision = published.revision;
+        self.view.publish(published);
+        {
+            let mut standing = self.standing.lock();
+            (standing.applied, standing.hash, standing.since) = (applied, hash, Instant::now());
+            if term > standing.last_term {
+                standing.terms += u64::from(standing.last_term > 0);
+                standing.last_term = term;
+            }
+        }
+        self.note(&all, applied, hash)?;
+        let Some(audience) = &self.audience else { return Ok(()) };
+        let rows: Vec<Row> =
+            all.iter_mut().flat_map(|(_, applied)| applied.changes.drain(..)).map(|change| change.row).collect();
+        if !rows.is_empty() {
+            audience.hub.publish(rows, revision, |row| self.view.previous(row))?;
+        }
+        let mut news = Vec::new();
+        for (body, applied) in all {
+            self.tell_leases(&applied);
+            self.own_news(body, applied, &mut news)?;
+        }
+        let Some(audience) = &self.audience else { return Ok(()) };
+        audience.reads.on_applied(applied);
+        if !news.is_empty() {
+            audience.proposer.see(news);
+        }
+        Ok(())
+    }
+
+    fn apply_entry(&self, entry: &TailEntry, batch: &mut Batch) -> Result<Option<(EntryBody, Applied)>, Stop> {
+        let body = match command::decode(entry.payload.clone()) {
+            Ok(body) => body,
+            Err(DecodeError::AboveLevel { level }) => return Err(Stop::Level(level)),
+            Err(DecodeError::Malformed(why)) => {
+                tracing::warn!(position = %entry.position, "an entry that no adapter wrote is passed over: {why}");
+                return Ok(None);
+            }
+        };
+        let mut state = self.state.write();
+        let staged = Staged { store: &self.store, batch };
+        let applied = crate::mvcc::apply(&mut state, entry.position, &body, &staged);
+        drop(state);
+        let applied = applied.map_err(|lost| Stop::Fatal(lost.into()))?;
+        batch.add(&applied);
+        Ok(Some((body, applied)))
+    }
+
+    /// Remembers what other adapters' beats are compared with, and what compactions leave to forget.
+    fn note(&mut self, all: &[(EntryBody, Applied)], end: Position, hash: u128) -> Result<(), Fatal> {
+        self.hashes.extend(all.iter().map(|(_, applied)| (applied.position.next(), applied.hash)));
+        if self.hashes.back().is_none_or(|(last, _)| *last < end) {
+            self.hashes.push_back((end, hash));
+        }
+        while self.hashes.len() > HASHES_MAX {
+            self.hashes.pop_front();
+        }
+        for (body, applied) in all {
+            if let (Some(beat), Outcome::Taken) = (applied.beat, applied.outcome)
+                && Some(body.producer) != self.own
+            {
+                self.compare(body.producer, beat)?;
+            }
+            let compacted = body.commands.iter().any(|command| matches!(command, Command::Compact { .. }));
+            if compacted {
+                self.compactions.push_back((Instant::now(), self.view.compact_revision()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares what another adapter said of itself with what this one was at that position. Whoever is
+    /// in the minority begins anew; where there is none, one after the other does.
+    fn compare(&mut self, whose: Position, beat: Beat) -> Result<(), Fatal> {
+        let behind = self.hashes.partition_point(|(position, _)| *position <= beat.applied);
+        let Some((_, own)) = behind.checked_sub(1).and_then(|last| self.hashes.get(last)) else { return Ok(()) };
+        let agrees = *own == beat.hash;
+        let now = Instant::now();
+        {
+            let state = self.state.read();
+            self.compared.retain(|producer, _| state.producer(*producer).is_some());
+        }
+        let known = self.compared.entry(whose).or_insert((agrees, now));
+        if known.0 != agrees {
+            *known = (agrees, now);
+        }
+        let since = known.1;
+        if agrees {
+            if self.compared.values().all(|(agrees, _)| *agrees) {
+                self.standing.lock().disagrees = None;
+            }
+            return Ok(());
+        }
+        let position = beat.applied;
+        tracing::error!(producer = %whose, %position, "two adapters disagree about the state");
+        self.standing.lock().disagrees = Some(position);
+        let with_us = 1 + self.compared.values().filter(|(agrees, _)| *agrees).count();
+        let against = self.compared.values().filter(|(agrees, _)| !agrees).count();
+        let first = self.own.is_some_and(|own| self.compared.keys().all(|other| own < *other));
+        let our_turn = first || since.elapsed() > TURN;
+        match against > with_us || (against == with_us && our_turn) {
+            true => Err(Fatal::Diverged { position }),
+            false => Ok(()),
+        }
+    }
+
+    fn tell_leases(&self, applied: &Applied) {
+        let Some(audience) = &self.audience else { return };
+        if applied.dirty.is_empty() {
+            return;
+        }
+        let state = self.state.read();
+        let mut clock = audience.leases.lock();
+        for key in &applied.dirty {
+            match key {
+                MetaKey::Lease(id) => match state.lease(*id) {
+                    Some(lease) => clock.renewed(*id, lease.ttl, lease.renewed_at),
+                    None => clock.ended(*id),
+                },
+                MetaKey::Producer(id) => match state.producer(*id) {
+                    Some(producer) => clock.heard(*id, producer.last_entry),
+                    None => clock.silenced(*id),
+                },
+                MetaKey::Scalars | MetaKey::Member(_) | MetaKey::Past => {}
+            }
+        }
+    }
+
+    /// What an entry means for this adapter's own speaking.
+    fn own_news(&mut self, body: EntryBody, applied: Applied, news: &mut Vec<Seen>) -> Result<(), Fatal> {
+        let Some(audience) = &self.audience else { return Ok(()) };
+        let ends_own = |id: &Position| self.state.read().producer(*id).is_none();
+        let ended: Vec<_> = applied
+            .dirty
+            .iter()
+            .filter_map(|key| match key {
+                MetaKey::Producer(id) if Some(*id) == self.own && ends_own(id) => Some(*id),
+                _ => None,
+            })
+            .collect();
+        if let [Command::Hello(hello)] = &body.commands[..]
+            && body.producer == Position::NONE
+            && hello.name == audience.name
+        {
+            match applied.replies.first().map(|reply| &reply.result) {
+                Some(Ok(Answer::Hello { member })) => {
+                    if audience.proposer.said(hello.nonce) {
+                        self.own = Some(applied.position);
+                        (audience.member)(*member);
+                    }
+                    news.push(Seen::Born { nonce: hello.nonce, position: applied.position });
+                }
+                Some(Err(Refusal::HelloRemoved)) if audience.proposer.said(hello.nonce) => return Err(Fatal::Removed),
+                _ => {
+                    let state = self.state.read();
+                    let current = state.member_named(&hello.name).and_then(|member| member.producer);
+                    news.push(Seen::Refused { nonce: hello.nonce, current: current.unwrap_or(Position::NONE) });
+                }
+            }
+        } else if Some(body.producer) == self.own {
+            let (producer, seq, position) = (body.producer, applied.seq, applied.position);
+            match applied.outcome {
+                Outcome::Taken => news.push(Seen::Applied { producer, seq, replies: applied.replies }),
+                Outcome::Skipped(Skipped::NotLive) => {}
+                Outcome::Skipped(_) => news.push(Seen::Skipped { producer, seq, position }),
+            }
+        }
+        news.extend(ended.into_iter().map(|producer| Seen::Gone { producer }));
+        Ok(())
+    }
+
+    /// Flushes, forgets and sweeps, a little at a time.
+    fn chores(&mut self) -> Result<(), Fatal> {
+        if let Some(error) = self.failure.lock().take() {
+            return Err(error.into());
+        }
+        let due = self.store.unflushed_bytes() > FLUSH_BYTES || self.last_flush.elapsed() > FLUSH_EVERY;
+        if due && !self.flushing.swap(true, Ordering::AcqRel) {
+            self.last_flush = Instant::now();
+            let (store, standing) = (self.store.clone(), self.standing.clone());
+            let (flushing, failure) = (self.flushing.clone(), self.failure.clone());
+            // A flush takes its time, and apply does not wait for it.
+            tokio::task::spawn_blocking(move || {
+                match store.flush().and_then(|()| store.flushed()) {
+                    Ok(flushed) => {
+                        standing.lock().flushed = flushed.map_or(Position::NONE.next(), |flushed| flushed.applied);
+                    }
+                    Err(error) => *failure.lock() = Some(error),
+                }
+                flushing.store(false, Ordering::Release);
+            });
+        }
+        let Some((when, floor)) = self.compactions.front().copied() else { return Ok(()) };
+        if when.elapsed() < FORGET_AFTER {
+            return Ok(());
+        }
+        // A crash takes back what is not flushed, the compaction too.
+        let Some(flushed) = self.store.flushed()?.filter(|flushed| flushed.compact_revision >= floor) else {
+            self.last_flush = self.last_flush.checked_sub(FLUSH_EVERY).unwrap_or(self.last_flush);
+            return Ok(());
+        };
+        let forgotten = self.state.write().forget(floor.min(flushed.compact_revision), FORGET_STEPS);
+        if forgotten < FORGET_STEPS {
+            self.compactions.pop_front();
+            let (store, failure) = (self.store.clone(), self.failure.clone());
+            tokio::task::spawn_blocking(move || {
+                loop {
+                    match store.sweep(floor) {
+                        Ok(true) => {}
+                        Ok(false) => break,
+                        Err(error) => {
+                            *failure.lock() = Some(error);
+                            break;
+                        }
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Why an entry was not applied.
+enum Stop {
+    Level(u32),
+    Fatal(Fatal),
+}

@@ -1,0 +1,213 @@
+//! From nothing to a state that has caught up: which journal, which store, how far to apply.
+//!
+//! A local store is used only if it is this journal's and the journal still holds what comes next;
+//! one of another journal, or one that is damaged, is deleted. A store that is ahead of the journal is
+//! never deleted: either the journal lost entries, or this is another one, and both are for a person to
+//! see.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use futures::StreamExt;
+use journal_client::{Cluster, Description, Journal, MemoryJournal, Settings, TailFrom, TcpConnector, TrimPolicy};
+use proto::Position;
+use xxhash_rust::xxh3::xxh3_64;
+
+use crate::config::{Config, Source, fits};
+use crate::mvcc::State;
+use crate::store::{Memory, Origin, Store};
+
+/// Between attempts to reach the journal.
+const RETRY: Duration = Duration::from_millis(500);
+/// Entries of an ephemeral journal may be as large as any request allowed.
+const EPHEMERAL_ENTRY_BYTES: usize = 16 << 20;
+
+/// What an adapter begins with.
+pub struct Boot {
+    pub journal: Arc<dyn Journal>,
+    pub description: Description,
+    pub cluster_id: u64,
+    pub store: Store,
+    pub state: State,
+}
+
+/// Opens the journal, creating it if it is absent, and says what it is. Waits for as long as it takes.
+pub async fn open_journal(config: &Config) -> anyhow::Result<(Arc<dyn Journal>, Description)> {
+    let Source::Cluster(source) = &config.source else {
+        let journal = MemoryJournal::with_entry_bytes_max("ephemeral", EPHEMERAL_ENTRY_BYTES);
+        let description = journal.describe().await?;
+        return Ok((Arc::new(journal), description));
+    };
+    let connector = TcpConnector::new(source.tls.clone(), source.allow_plaintext)?;
+    let tail_from = if source.nearest { TailFrom::Nearest } else { TailFrom::Leader };
+    let settings = Settings { tail_from, ..Settings::default() };
+    let cluster = Cluster::new(source.endpoints.clone(), Arc::new(connector), settings)?;
+    let mut told = false;
+    loop {
+        let opened = async {
+            let journal = cluster.journal_or_create(&source.name, TrimPolicy::Checkpointed, 0).await?;
+            let description = journal.describe().await?;
+            Ok::<_, journal_client::Error>((journal, description))
+        };
+        match opened.await {
+            Ok((journal, description)) => return Ok((Arc::new(journal), description)),
+            Err(journal_client::Error::Refused(refusal)) if !refusal.reason.passes() => {
+                bail!("the journal `{}` cannot be opened: {refusal}", source.name);
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!("waiting for the journal: {error}");
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Opens the local store, if it can be used, or an empty one.
+pub async fn boot(config: &Config, journal: Arc<dyn Journal>, description: Description) -> anyhow::Result<Boot> {
+    if !fits(config.limits.request_bytes, description.entry_bytes_max) {
+        bail!(
+            "max-request-bytes: {} is more than an entry of the journal can hold ({} bytes)",
+            config.limits.request_bytes,
+            description.entry_bytes_max
+        );
+    }
+    let cluster_id = match xxh3_64(description.cluster_id.as_bytes()) {
+        0 => 1,
+        id => id,
+    };
+    let (store, state) = match &config.source {
+        Source::Ephemeral => (Store::memory(Arc::new(Memory::new())), State::new(cluster_id)),
+        Source::Cluster(_) => open_store(config, &*journal, &description, cluster_id).await?,
+    };
+    Ok(Boot { journal, description, cluster_id, store, state })
+}
+
+/// Deletes the local store, which is filled anew from the journal at the next start.
+pub fn drop_store(config: &Config) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(config.data_dir.join("store")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+async fn open_store(
+    config: &Config,
+    journal: &dyn Journal,
+    description: &Description,
+    cluster_id: u64,
+) -> anyhow::Result<(Store, State)> {
+    let dir = config.data_dir.join("store");
+    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    warn_if_not_in_memory(&dir);
+    let tail = loop {
+        match journal.check_tail().await {
+            Ok(tail) => break tail,
+            Err(error) => {
+                tracing::warn!("waiting for the journal's tail: {error}");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    };
+    let found = engine(&dir).and_then(|store| Ok((store.load()?, store)));
+    let why = match found {
+        Ok((Some((origin, state)), store)) => {
+            if state.applied() > tail.tail && origin.cluster == cluster_id && origin.journal == description.id {
+                bail!(
+                    "the store in {} has applied up to {}, and the journal ends at {}: the journal lost entries, or the \
+                     store is another cluster's; nothing was deleted",
+                    dir.display(),
+                    state.applied(),
+                    tail.tail
+                );
+            }
+            match unusable(origin, &state, tail.start, journal, description, cluster_id).await {
+                None => {
+                    tracing::info!(applied = %state.applied(), revision = state.revision(), "the store is reopened");
+                    return Ok((store, state));
+                }
+                Some(why) => why,
+            }
+        }
+        Ok((None, store)) => return fresh(store, tail.start, cluster_id),
+        Err(error) if error.is_damage() => error.to_string(),
+        Err(error) => return Err(error).with_context(|| format!("cannot open the store in {}", dir.display())),
+    };
+    tracing::warn!("the store in {} is deleted, and filled anew: {why}", dir.display());
+    std::fs::remove_dir_all(&dir).with_context(|| format!("cannot delete {}", dir.display()))?;
+    std::fs::create_dir_all(&dir)?;
+    fresh(engine(&dir)?, tail.start, cluster_id)
+}
+
+fn fresh(store: Store, start: Position, cluster_id: u64) -> anyhow::Result<(Store, State)> {
+    // Until there are checkpoints, everything is replayed.
+    let state = State::new(cluster_id);
+    if start > state.applied() {
+        bail!("the journal begins at {start}: what came before is gone, and there is no checkpoint to begin from");
+    }
+    Ok((store, state))
+}
+
+/// Why a store cannot be gone on with.
+async fn unusable(
+    origin: Origin,
+    state: &State,
+    start: Position,
+    journal: &dyn Journal,
+    description: &Description,
+    cluster_id: u64,
+) -> Option<String> {
+    if origin.cluster != cluster_id || origin.journal != description.id {
+        return Some("it is another journal's".into());
+    }
+    if state.applied() < start {
+        return Some(format!("it ends at {}, and the journal begins at {start}", state.applied()));
+    }
+    if origin.entry < start {
+        return None;
+    }
+    // The entry it applied last must be the one that the journal has there.
+    let run = match journal.tail(origin.entry).await {
+        Ok(mut tail) => tail.next().await,
+        Err(error) => return Some(format!("its last entry cannot be compared: {error}")),
+    };
+    let same = run.and_then(Result::ok).is_some_and(|run| {
+        run.entries.first().is_some_and(|entry| entry.position == origin.entry && entry.crc == origin.checksum)
+    });
+    (!same).then(|| format!("its entry at {} is not the journal's", origin.entry))
+}
+
+#[cfg(feature = "rocksdb")]
+fn engine(dir: &Path) -> Result<Store, crate::store::StoreError> {
+    Store::rocks(dir, &crate::store::RocksOptions::default())
+}
+
+#[cfg(not(feature = "rocksdb"))]
+fn engine(_: &Path) -> Result<Store, crate::store::StoreError> {
+    tracing::warn!("this build keeps its store in the process: every start replays the journal");
+    Ok(Store::memory(Arc::new(Memory::new())))
+}
+
+fn warn_if_not_in_memory(dir: &Path) {
+    let Ok(mounts) = std::fs::read_to_string("/proc/mounts") else { return };
+    let Ok(dir) = dir.canonicalize() else { return };
+    let kind = mounts
+        .lines()
+        .filter_map(|line| {
+            let mut fields = line.split(' ').skip(1);
+            Some((Path::new(fields.next()?), fields.next()?))
+        })
+        .filter(|(mount, _)| dir.starts_with(mount))
+        .max_by_key(|(mount, _)| mount.as_os_str().len())
+        .map(|(_, kind)| kind);
+    if kind.is_some_and(|kind| kind != "tmpfs") {
+        tracing::warn!(
+            "{} is on {} and not on tmpfs: reads are as slow as that disk, and nothing is gained by it",
+            dir.display(),
+            kind.unwrap_or_default()
+        );
+    }
+}

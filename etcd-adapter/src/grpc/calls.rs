@@ -1,0 +1,236 @@
+//! How many calls began and how they ended, by method, under the names that etcd's dashboards know.
+
+use std::fmt::Write;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response};
+use http_body::{Frame, SizeHint};
+use tonic::body::Body;
+
+const UNARY: &str = "unary";
+const SERVER_STREAM: &str = "server_stream";
+const BIDI_STREAM: &str = "bidi_stream";
+
+const CODES: [&str; 17] = [
+    "OK",
+    "Canceled",
+    "Unknown",
+    "InvalidArgument",
+    "DeadlineExceeded",
+    "NotFound",
+    "AlreadyExists",
+    "PermissionDenied",
+    "ResourceExhausted",
+    "FailedPrecondition",
+    "Aborted",
+    "OutOfRange",
+    "Unimplemented",
+    "Internal",
+    "Unavailable",
+    "DataLoss",
+    "Unauthenticated",
+];
+const CANCELED: usize = 1;
+const UNKNOWN: usize = 2;
+
+/// Every method, sorted by path.
+const METHODS: [(&str, &str); 51] = [
+    ("/etcdserverpb.Auth/AuthDisable", UNARY),
+    ("/etcdserverpb.Auth/AuthEnable", UNARY),
+    ("/etcdserverpb.Auth/AuthStatus", UNARY),
+    ("/etcdserverpb.Auth/Authenticate", UNARY),
+    ("/etcdserverpb.Auth/RoleAdd", UNARY),
+    ("/etcdserverpb.Auth/RoleDelete", UNARY),
+    ("/etcdserverpb.Auth/RoleGet", UNARY),
+    ("/etcdserverpb.Auth/RoleGrantPermission", UNARY),
+    ("/etcdserverpb.Auth/RoleList", UNARY),
+    ("/etcdserverpb.Auth/RoleRevokePermission", UNARY),
+    ("/etcdserverpb.Auth/UserAdd", UNARY),
+    ("/etcdserverpb.Auth/UserChangePassword", UNARY),
+    ("/etcdserverpb.Auth/UserDelete", UNARY),
+    ("/etcdserverpb.Auth/UserGet", UNARY),
+    ("/etcdserverpb.Auth/UserGrantRole", UNARY),
+    ("/etcdserverpb.Auth/UserList", UNARY),
+    ("/etcdserverpb.Auth/UserRevokeRole", UNARY),
+    ("/etcdserverpb.Cluster/MemberAdd", UNARY),
+    ("/etcdserverpb.Cluster/MemberList", UNARY),
+    ("/etcdserverpb.Cluster/MemberPromote", UNARY),
+    ("/etcdserverpb.Cluster/MemberRemove", UNARY),
+    ("/etcdserverpb.Cluster/MemberUpdate", UNARY),
+    ("/etcdserverpb.KV/Compact", UNARY),
+    ("/etcdserverpb.KV/DeleteRange", UNARY),
+    ("/etcdserverpb.KV/Put", UNARY),
+    ("/etcdserverpb.KV/Range", UNARY),
+    ("/etcdserverpb.KV/RangeStream", SERVER_STREAM),
+    ("/etcdserverpb.KV/Txn", UNARY),
+    ("/etcdserverpb.Lease/LeaseGrant", UNARY),
+    ("/etcdserverpb.Lease/LeaseKeepAlive", BIDI_STREAM),
+    ("/etcdserverpb.Lease/LeaseLeases", UNARY),
+    ("/etcdserverpb.Lease/LeaseRevoke", UNARY),
+    ("/etcdserverpb.Lease/LeaseTimeToLive", UNARY),
+    ("/etcdserverpb.Maintenance/Alarm", UNARY),
+    ("/etcdserverpb.Maintenance/Defragment", UNARY),
+    ("/etcdserverpb.Maintenance/Downgrade", UNARY),
+    ("/etcdserverpb.Maintenance/Hash", UNARY),
+    ("/etcdserverpb.Maintenance/HashKV", UNARY),
+    ("/etcdserverpb.Maintenance/MoveLeader", UNARY),
+    ("/etcdserverpb.Maintenance/Snapshot", SERVER_STREAM),
+    ("/etcdserverpb.Maintenance/Status", UNARY),
+    ("/etcdserverpb.Watch/Watch", BIDI_STREAM),
+    ("/grpc.health.v1.Health/Check", UNARY),
+    ("/grpc.health.v1.Health/Watch", SERVER_STREAM),
+    ("/v3electionpb.Election/Campaign", UNARY),
+    ("/v3electionpb.Election/Leader", UNARY),
+    ("/v3electionpb.Election/Observe", SERVER_STREAM),
+    ("/v3electionpb.Election/Proclaim", UNARY),
+    ("/v3electionpb.Election/Resign", UNARY),
+    ("/v3lockpb.Lock/Lock", UNARY),
+    ("/v3lockpb.Lock/Unlock", UNARY),
+];
+
+#[derive(Default)]
+struct Counts {
+    started: AtomicU64,
+    handled: [AtomicU64; CODES.len()],
+}
+
+/// The counters of all methods.
+pub struct Calls(Vec<Counts>);
+
+impl Default for Calls {
+    fn default() -> Self {
+        Calls(METHODS.iter().map(|_| Counts::default()).collect())
+    }
+}
+
+impl Calls {
+    /// A call of this method begins. What is no method is not counted.
+    pub fn started(self: &Arc<Self>, path: &str) -> Started {
+        let method = METHODS.binary_search_by_key(&path, |(path, _)| *path).ok();
+        if let Some(method) = method {
+            self.0[method].started.fetch_add(1, Ordering::Relaxed);
+        }
+        Started { calls: self.clone(), method, code: None }
+    }
+
+    /// As Prometheus reads it. Methods that nobody called are shown too: rates need their zeros.
+    pub fn render(&self, page: &mut String) {
+        let labels = |method: usize| {
+            let (path, kind) = METHODS[method];
+            let (service, name) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
+            format!("grpc_method=\"{name}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"")
+        };
+        page.push_str("# TYPE grpc_server_started_total counter\n");
+        for (method, counts) in self.0.iter().enumerate() {
+            let started = counts.started.load(Ordering::Relaxed);
+            let _ = writeln!(page, "grpc_server_started_total{{{}}} {started}", labels(method));
+        }
+        page.push_str("# TYPE grpc_server_handled_total counter\n");
+        for (method, counts) in self.0.iter().enumerate() {
+            for (code, name) in CODES.iter().enumerate() {
+                let handled = counts.handled[code].load(Ordering::Relaxed);
+                if handled > 0 || code == 0 {
+                    let labels = labels(method);
+                    let _ = writeln!(page, "grpc_server_handled_total{{grpc_code=\"{name}\",{labels}}} {handled}");
+                }
+            }
+        }
+    }
+}
+
+/// A call that began, and counts as handled when this is dropped.
+pub struct Started {
+    calls: Arc<Calls>,
+    method: Option<usize>,
+    code: Option<usize>,
+}
+
+impl Started {
+    /// The answer, which tells when it was sent how the call ended.
+    pub fn handled(mut self, response: Response<Body>) -> Response<Body> {
+        if self.method.is_none() {
+            return response;
+        }
+        if let Some(code) = code_of(response.headers()) {
+            self.code = Some(code);
+            return response;
+        }
+        response.map(|body| Body::new(Counted { body, started: self }))
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        if let Some(method) = self.method {
+            // Nobody waited for the end.
+            let code = self.code.unwrap_or(CANCELED);
+            self.calls.0[method].handled[code].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn code_of(headers: &HeaderMap) -> Option<usize> {
+    let text = headers.get("grpc-status")?.to_str().ok()?;
+    Some(text.parse().ok().filter(|code| *code < CODES.len()).unwrap_or(UNKNOWN))
+}
+
+struct Counted {
+    body: Body,
+    started: Started,
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &polled
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            self.started.code = code_of(trailers).or(Some(UNKNOWN));
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_sorted_so_that_each_is_found() {
+        assert!(METHODS.is_sorted());
+    }
+
+    #[test]
+    fn a_call_counts_as_handled_once_with_the_code_that_it_ended_with() {
+        let calls = Arc::new(Calls::default());
+        let put = "/etcdserverpb.KV/Put";
+        let refused = tonic::Status::not_found("lease").into_http();
+        calls.started(put).handled(refused);
+        drop(calls.started(put));
+        let mut page = String::new();
+        calls.render(&mut page);
+        let labels = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
+        assert!(page.contains(&format!("grpc_server_started_total{{{labels}}} 2\n")), "{page}");
+        for code in ["NotFound", "Canceled"] {
+            assert!(page.contains(&format!("{{grpc_code=\"{code}\",{labels}}} 1\n")), "{page}");
+        }
+    }
+}

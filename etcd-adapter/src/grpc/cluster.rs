@@ -1,0 +1,98 @@
+//! etcd's Cluster service: members are the running adapters, and those that an operator announced.
+
+use std::sync::Arc;
+
+use proto::etcd::cluster_server::Cluster;
+use proto::etcd::*;
+use tonic::{Request, Response, Status};
+
+use super::{Shared, answer_of, status, unexpected};
+use crate::command::Command;
+use crate::mvcc::{Answer, Member as Known};
+
+#[derive(Clone)]
+pub struct ClusterService(pub Arc<Shared>);
+
+fn member(known: Known) -> Member {
+    Member {
+        id: known.id,
+        name: known.name,
+        peer_ur_ls: known.peer_urls,
+        client_ur_ls: known.client_urls,
+        is_learner: known.learner,
+    }
+}
+
+/// etcd's order: by when they came, which here is by name and id.
+fn members(known: Vec<Known>) -> Vec<Member> {
+    known.into_iter().map(member).collect()
+}
+
+impl ClusterService {
+    /// Answers of this service tell no revision.
+    fn header(&self) -> Option<ResponseHeader> {
+        Some(self.0.header(0))
+    }
+
+    async fn change(&self, command: Command) -> Result<(Option<Member>, Vec<Member>), Status> {
+        match answer_of(self.0.say(command).await?)? {
+            (_, Answer::Members { added, members: known }) => Ok((added.map(member), members(known))),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+}
+
+fn check_urls(urls: &[String]) -> Result<(), Status> {
+    let good = |url: &String| {
+        let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+        rest.is_some_and(|rest| journal_client::transport::check_address(rest).is_ok())
+    };
+    match !urls.is_empty() && urls.iter().all(good) {
+        true => Ok(()),
+        false => Err(status::BAD_MEMBER_URLS.into()),
+    }
+}
+
+#[tonic::async_trait]
+impl Cluster for ClusterService {
+    async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+        let MemberAddRequest { peer_ur_ls: peer_urls, is_learner: learner } = request.into_inner();
+        check_urls(&peer_urls)?;
+        let learners_max = u32::try_from(self.0.config.limits.learners).unwrap_or(u32::MAX);
+        let (member, members) = self.change(Command::MemberAdd { peer_urls, learner, learners_max }).await?;
+        Ok(Response::new(MemberAddResponse { header: self.header(), member, members }))
+    }
+
+    async fn member_remove(
+        &self,
+        request: Request<MemberRemoveRequest>,
+    ) -> Result<Response<MemberRemoveResponse>, Status> {
+        let (_, members) = self.change(Command::MemberRemove { id: request.into_inner().id }).await?;
+        Ok(Response::new(MemberRemoveResponse { header: self.header(), members }))
+    }
+
+    async fn member_update(
+        &self,
+        request: Request<MemberUpdateRequest>,
+    ) -> Result<Response<MemberUpdateResponse>, Status> {
+        let MemberUpdateRequest { id, peer_ur_ls: peer_urls } = request.into_inner();
+        let (_, members) = self.change(Command::MemberUpdate { id, peer_urls }).await?;
+        Ok(Response::new(MemberUpdateResponse { header: self.header(), members }))
+    }
+
+    async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
+        if request.into_inner().linearizable {
+            self.0.confirm().await?;
+        }
+        let known = self.0.view.with_state(|state| state.members().cloned().collect());
+        Ok(Response::new(MemberListResponse { header: self.header(), members: members(known) }))
+    }
+
+    async fn member_promote(
+        &self,
+        request: Request<MemberPromoteRequest>,
+    ) -> Result<Response<MemberPromoteResponse>, Status> {
+        let (_, members) = self.change(Command::MemberPromote { id: request.into_inner().id }).await?;
+        Ok(Response::new(MemberPromoteResponse { header: self.header(), members }))
+    }
+}

@@ -1,0 +1,258 @@
+//! etcd's KV service.
+
+use std::sync::Arc;
+
+use prost::Message;
+use proto::etcd::kv_server::Kv;
+use proto::etcd::response_op::Response as OpResponse;
+use proto::etcd::*;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::{Shared, answer_of, convert, status, status_of_invalid, unexpected};
+use crate::command::{self, Command, Op, SortOrder, SortTarget, Txn};
+use crate::mvcc::{Answer, OpAnswer, OpResult, Revision, TxnAnswer};
+use crate::view::{Page, ReadError};
+
+/// The first piece of a streamed range has so many keys; later ones grow towards a full message.
+const STREAM_KEYS: i64 = 10;
+
+#[derive(Clone)]
+pub struct KvService(pub Arc<Shared>);
+
+impl From<ReadError> for Status {
+    fn from(error: ReadError) -> Status {
+        match error {
+            ReadError::Refused(refusal) => super::status_of_refusal(refusal),
+            ReadError::Store(error) => {
+                tracing::error!("the store cannot be read: {error}");
+                status::internal("the store cannot be read")
+            }
+            ReadError::Lost(error) => {
+                tracing::error!("the store lost something: {error}");
+                status::internal("the store cannot be read")
+            }
+        }
+    }
+}
+
+impl Shared {
+    /// Answers a range request, linearizable unless it says otherwise.
+    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+        let serializable = request.serializable;
+        let range = convert::range(request);
+        command::validate_range(&range).map_err(status_of_invalid)?;
+        if !serializable {
+            self.confirm().await?;
+        }
+        let page = self.view.range(&range)?;
+        if !serializable && self.config.prompt_progress && range.range_end.is_empty() && range.key.ends_with(b"/") {
+            self.hub.prompt(&range.key);
+        }
+        Ok(self.range_response(page))
+    }
+
+    fn range_response(&self, page: Page) -> RangeResponse {
+        RangeResponse { header: Some(self.header(page.revision)), kvs: page.kvs, more: page.more, count: page.count }
+    }
+
+    pub async fn put(&self, request: PutRequest) -> Result<PutResponse, Status> {
+        let bytes = request.encoded_len();
+        match answer_of(self.propose(Command::Put(convert::put(request)), bytes).await?)? {
+            (revision, Answer::Put { prev }) => {
+                let prev_kv = prev.map(|at| self.view.row(at)).transpose()?;
+                Ok(PutResponse { header: Some(self.header(revision)), prev_kv })
+            }
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    pub async fn delete_range(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Status> {
+        let bytes = request.encoded_len();
+        match answer_of(self.propose(Command::DeleteRange(convert::delete_range(request)), bytes).await?)? {
+            (revision, Answer::DeleteRange { deleted, prev }) => {
+                let prev_kvs = self.view.rows(&prev)?;
+                Ok(DeleteRangeResponse { header: Some(self.header(revision)), deleted, prev_kvs })
+            }
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
+    pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+        let bytes = request.encoded_len();
+        let serializable = is_serializable(&request);
+        let txn = convert::txn(request);
+        if !is_read_only(&txn) {
+            return match answer_of(self.propose(Command::Txn(txn), bytes).await?)? {
+                (revision, Answer::Txn(answer)) => self.txn_response(revision, answer),
+                (_, other) => Err(unexpected(&other)),
+            };
+        }
+        let command = Command::Txn(txn);
+        command::validate(&command, self.config.limits.txn_ops).map_err(status_of_invalid)?;
+        let Command::Txn(txn) = command else { unreachable!("it was made two lines above") };
+        if !serializable {
+            self.confirm().await?;
+        }
+        let (revision, answer) = self.view.txn(&txn)?;
+        // Apply may be ahead of what is shown; what this answer shows must be visible everywhere here.
+        while self.view.revision() < revision {
+            tokio::task::yield_now().await;
+        }
+        self.txn_response(revision, answer)
+    }
+
+    fn txn_response(&self, revision: Revision, answer: TxnAnswer) -> Result<TxnResponse, Status> {
+        Ok(TxnResponse { header: Some(self.header(revision)), ..self.txn_body(answer)? })
+    }
+
+    fn txn_body(&self, answer: TxnAnswer) -> Result<TxnResponse, Status> {
+        let responses = answer.ops.into_iter().map(|op| self.op_response(op)).collect::<Result<_, _>>()?;
+        Ok(TxnResponse { header: None, succeeded: answer.succeeded, responses })
+    }
+
+    /// Headers within a Txn say nothing but a revision, and that of a nested Txn not even that.
+    fn op_response(&self, answer: OpAnswer) -> Result<ResponseOp, Status> {
+        let header = Some(ResponseHeader { revision: answer.revision, ..Default::default() });
+        let response = match answer.result {
+            OpResult::Range { request, bound } => {
+                let Page { kvs, more, count, .. } = self.view.range_in_txn(request, bound)?;
+                OpResponse::ResponseRange(RangeResponse { header, kvs, more, count })
+            }
+            OpResult::Put { prev } => {
+                let prev_kv = prev.map(|at| self.view.row(at)).transpose()?;
+                OpResponse::ResponsePut(PutResponse { header, prev_kv })
+            }
+            OpResult::DeleteRange { deleted, prev } => {
+                let prev_kvs = self.view.rows(&prev)?;
+                OpResponse::ResponseDeleteRange(DeleteRangeResponse { header, deleted, prev_kvs })
+            }
+            OpResult::Txn(nested) => {
+                let header = Some(ResponseHeader::default());
+                OpResponse::ResponseTxn(TxnResponse { header, ..self.txn_body(nested)? })
+            }
+            OpResult::Empty => return Ok(ResponseOp { response: None }),
+        };
+        Ok(ResponseOp { response: Some(response) })
+    }
+}
+
+/// Whether a Txn is answered without the journal: it has reads only, and no Txn in it.
+fn is_read_only(txn: &Txn) -> bool {
+    txn.success.iter().chain(&txn.failure).all(|op| matches!(op, Op::Range(_)))
+}
+
+fn is_serializable(request: &TxnRequest) -> bool {
+    use proto::etcd::request_op::Request;
+    request.success.iter().chain(&request.failure).all(|op| match &op.request {
+        Some(Request::RequestRange(range)) => range.serializable,
+        _ => false,
+    })
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        self.0.range(request.into_inner()).await.map(Response::new)
+    }
+
+    type RangeStreamStream = ReceiverStream<Result<RangeStreamResponse, Status>>;
+
+    async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let shared = self.0.clone();
+        let request = request.into_inner();
+        let serializable = request.serializable;
+        let range = convert::range(request);
+        command::validate_range(&range).map_err(status_of_invalid)?;
+        let by_key = range.sort_target == SortTarget::Key && range.sort_order == SortOrder::Ascend;
+        if range.sort_order != SortOrder::None && !by_key {
+            return Err(status::STREAM_CUSTOM_SORT.into());
+        }
+        let filters =
+            [range.mod_revision_min, range.mod_revision_max, range.create_revision_min, range.create_revision_max];
+        if filters != [0; 4] {
+            return Err(status::STREAM_REVISION_FILTERS.into());
+        }
+        if !serializable {
+            shared.confirm().await?;
+        }
+        let (pieces, stream) = tokio::sync::mpsc::channel(2);
+        tokio::spawn(async move {
+            if let Err(status) = stream_range(&shared, range, &pieces).await {
+                let _ = pieces.send(Err(status)).await;
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(stream)))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        self.0.put(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        self.0.delete_range(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        self.0.txn(request.into_inner()).await.map(Response::new)
+    }
+
+    /// Nothing below the revision is readable once this is answered; what takes its room goes later.
+    async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
+        let CompactionRequest { revision, .. } = request.into_inner();
+        match answer_of(self.0.say(Command::Compact { revision }).await?)? {
+            (revision, Answer::Compact) => {
+                Ok(Response::new(CompactionResponse { header: Some(self.0.header(revision)) }))
+            }
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+}
+
+type Pieces = tokio::sync::mpsc::Sender<Result<RangeStreamResponse, Status>>;
+
+/// Sends a range piece by piece, all of one revision.
+async fn stream_range(shared: &Shared, mut range: command::Range, pieces: &Pieces) -> Result<(), Status> {
+    if range.count_only {
+        let response = shared.range_response(shared.view.range(&range)?);
+        let _ = pieces.send(Ok(RangeStreamResponse { range_response: Some(response) })).await;
+        return Ok(());
+    }
+    let wanted = range.limit;
+    let mut total = None;
+    let mut sent = 0;
+    let mut keys = STREAM_KEYS;
+    loop {
+        let left = if wanted > 0 { wanted - sent } else { i64::MAX };
+        range.limit = keys.min(left);
+        let page = shared.view.range(&range)?;
+        if range.revision <= 0 {
+            range.revision = page.revision;
+        }
+        let (revision, count) = *total.get_or_insert((page.revision, page.count));
+        sent += page.kvs.len() as i64;
+        let last = !page.more || (wanted > 0 && sent >= wanted);
+        if let Some(key) = page.kvs.last().map(|kv| &kv.key) {
+            range.key = [&key[..], &[0]].concat().into();
+        }
+        let mut response = RangeResponse { kvs: page.kvs, ..Default::default() };
+        let bytes = response.encoded_len();
+        if last {
+            response.header = Some(shared.header(revision));
+            response.count = count;
+            response.more = page.more;
+        }
+        if pieces.send(Ok(RangeStreamResponse { range_response: Some(response) })).await.is_err() || last {
+            return Ok(());
+        }
+        let room = shared.config.limits.request_bytes;
+        if bytes < room / 2 {
+            keys = keys.saturating_mul(2);
+        } else if bytes > room {
+            keys = (keys / 2).max(1);
+        }
+    }
+}

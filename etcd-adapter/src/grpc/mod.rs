@@ -1,0 +1,312 @@
+//! etcd's services: translate, ask, translate back. What a request means is decided elsewhere.
+//!
+//! Wire types stop here. Errors get their codes and words in [`status`], once.
+
+mod auth;
+mod calls;
+mod cluster;
+mod convert;
+mod election;
+mod health;
+mod kv;
+mod lease;
+mod lock;
+mod maintenance;
+mod session;
+pub mod status;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response};
+use proto::etcd::ResponseHeader;
+use proto::etcd::auth_server::AuthServer;
+use proto::etcd::cluster_server::ClusterServer;
+use proto::etcd::kv_server::KvServer;
+use proto::etcd::lease_server::LeaseServer;
+use proto::etcd::maintenance_server::MaintenanceServer;
+use proto::health::health_server::HealthServer;
+use proto::v3electionpb::election_server::ElectionServer;
+use proto::v3lockpb::lock_server::LockServer;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+use tonic::body::Body;
+use tower::Service;
+
+use crate::applier::Standings;
+use crate::command::{self, AlarmAction, AlarmKind, Command};
+use crate::config::Config;
+use crate::lease_clock::LeaseClock;
+use crate::mvcc::{Answer, Refusal, Reply, Revision};
+use crate::proposal::{Failed, Proposer};
+use crate::reads::{Reads, Unconfirmed};
+use crate::view::View;
+use crate::watch::Hub;
+
+pub use calls::Calls;
+
+/// What a message may have around a request of the largest size.
+const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
+/// A leader that was not heard for so many election timeouts is none.
+const LEADER_LOST_AFTER: u32 = 3;
+
+/// What all services of an adapter share.
+pub struct Shared {
+    pub config: Config,
+    pub cluster_id: u64,
+    /// Stays the same for as long as the process: the first `Hello` told it.
+    pub member_id: std::sync::OnceLock<u64>,
+    pub view: View,
+    pub proposer: Proposer,
+    pub reads: Reads,
+    pub hub: Hub,
+    pub leases: Arc<parking_lot::Mutex<LeaseClock>>,
+    pub standing: Standings,
+    pub calls: Arc<Calls>,
+    pub stopping: CancellationToken,
+}
+
+impl Shared {
+    pub fn header(&self, revision: Revision) -> ResponseHeader {
+        ResponseHeader {
+            cluster_id: self.cluster_id,
+            member_id: self.member_id.get().copied().unwrap_or_default(),
+            revision,
+            raft_term: RAFT_TERM,
+        }
+    }
+
+    pub fn message_bytes_max(&self) -> usize {
+        self.config.limits.request_bytes + MESSAGE_OVERHEAD_BYTES
+    }
+
+    /// Whether the journal answered lately that it has a leader.
+    pub fn has_leader(&self) -> bool {
+        let patience = self.config.limits.election_timeout.max(Duration::from_secs(1)) * LEADER_LOST_AFTER;
+        self.reads.heard().is_some_and(|heard| heard.at.elapsed() < patience)
+    }
+
+    /// Proposes a client's command, of which the request was `bytes` long.
+    pub async fn propose(&self, command: Command, bytes: usize) -> Result<Reply, Status> {
+        self.check_quota(&command)?;
+        command::validate(&command, self.config.limits.txn_ops).map_err(status_of_invalid)?;
+        if bytes > self.config.limits.request_bytes {
+            return Err(status::REQUEST_TOO_LARGE.into());
+        }
+        self.say(command).await
+    }
+
+    /// Proposes, and tells what became of it in etcd's words.
+    pub async fn say(&self, command: Command) -> Result<Reply, Status> {
+        self.proposer.propose(command).await.map_err(|failed| match failed {
+            Failed::Timeout => status::TIMEOUT.into(),
+            Failed::NoRoom => status::NO_SPACE.into(),
+            Failed::TooMany => status::TOO_MANY_REQUESTS.into(),
+            Failed::Stopped => status::STOPPED.into(),
+        })
+    }
+
+    /// Waits until everything that was acknowledged before is visible here.
+    pub async fn confirm(&self) -> Result<(), Status> {
+        self.reads.confirm().await.map_err(|unconfirmed| match unconfirmed {
+            Unconfirmed::Timeout => status::TIMEOUT.into(),
+            Unconfirmed::TooMany => status::TOO_MANY_REQUESTS.into(),
+            Unconfirmed::Stopped => status::STOPPED.into(),
+        })
+    }
+
+    /// Writes end where the quota does, and the first one that meets it raises the alarm.
+    fn check_quota(&self, command: &Command) -> Result<(), Status> {
+        let Some(quota) = self.config.limits.quota_bytes else { return Ok(()) };
+        let cost = command::quota_cost(command);
+        if cost == 0 || self.view.logical_bytes() + cost < quota {
+            return Ok(());
+        }
+        let member = self.member_id.get().copied().unwrap_or_default();
+        if !self.view.has_alarm(AlarmKind::NoSpace) {
+            self.proposer.say(Command::Alarm { action: AlarmAction::Activate, member, kind: AlarmKind::NoSpace });
+        }
+        Err(status::NO_SPACE.into())
+    }
+}
+
+/// It rises when a store is restored from elsewhere, which there is no way to do yet.
+pub const RAFT_TERM: u64 = 2;
+
+/// The services. Cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    shared: Arc<Shared>,
+    kv: KvServer<kv::KvService>,
+    lease: LeaseServer<lease::LeaseService>,
+    cluster: ClusterServer<cluster::ClusterService>,
+    maintenance: MaintenanceServer<maintenance::MaintenanceService>,
+    auth: AuthServer<auth::AuthService>,
+    lock: LockServer<lock::LockService>,
+    election: ElectionServer<election::ElectionService>,
+    health: HealthServer<health::HealthService>,
+    watch: watch::WatchService,
+}
+
+impl Services {
+    pub fn new(shared: Arc<Shared>) -> Services {
+        let max = shared.message_bytes_max();
+        Services {
+            kv: KvServer::new(kv::KvService(shared.clone()))
+                .max_decoding_message_size(max)
+                .max_encoding_message_size(usize::MAX),
+            lease: LeaseServer::new(lease::LeaseService(shared.clone())),
+            cluster: ClusterServer::new(cluster::ClusterService(shared.clone())),
+            maintenance: MaintenanceServer::new(maintenance::MaintenanceService(shared.clone())),
+            auth: AuthServer::new(auth::AuthService),
+            lock: LockServer::new(lock::LockService(shared.clone())),
+            election: ElectionServer::new(election::ElectionService(shared.clone())),
+            health: HealthServer::new(health::HealthService(shared.clone())),
+            watch: watch::WatchService(shared.clone()),
+            shared,
+        }
+    }
+
+    /// Answers one call.
+    pub async fn call<B>(mut self, request: Request<B>) -> Response<Body>
+    where
+        B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let request = request.map(Body::new);
+        let started = self.shared.calls.started(request.uri().path());
+        let response = match check_metadata(request.headers(), &self.shared) {
+            Err(status) => status.into_http(),
+            Ok(()) => self.route(request).await,
+        };
+        started.handled(response)
+    }
+
+    async fn route(&mut self, request: Request<Body>) -> Response<Body> {
+        let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
+        let answered = match service {
+            "etcdserverpb.KV" => self.kv.call(request).await,
+            "etcdserverpb.Watch" => {
+                return match request.uri().path() {
+                    "/etcdserverpb.Watch/Watch" => self.watch.clone().call(request).await,
+                    path => unknown(path).into_http(),
+                };
+            }
+            "etcdserverpb.Lease" => self.lease.call(request).await,
+            "etcdserverpb.Cluster" => self.cluster.call(request).await,
+            "etcdserverpb.Maintenance" => self.maintenance.call(request).await,
+            "etcdserverpb.Auth" => self.auth.call(request).await,
+            "v3lockpb.Lock" => self.lock.call(request).await,
+            "v3electionpb.Election" => self.election.call(request).await,
+            "grpc.health.v1.Health" => self.health.call(request).await,
+            _ => return unknown(request.uri().path()).into_http(),
+        };
+        match answered {
+            Ok(response) => in_etcds_words(response),
+            Err(never) => match never {},
+        }
+    }
+}
+
+fn unknown(path: &str) -> Status {
+    let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or((path, ""));
+    match KNOWN_SERVICES.contains(&service) {
+        true => Status::unimplemented(format!("unknown method {method} for service {service}")),
+        false => Status::unimplemented(format!("unknown service {service}")),
+    }
+}
+
+const KNOWN_SERVICES: [&str; 9] = [
+    "etcdserverpb.KV",
+    "etcdserverpb.Watch",
+    "etcdserverpb.Lease",
+    "etcdserverpb.Cluster",
+    "etcdserverpb.Maintenance",
+    "etcdserverpb.Auth",
+    "v3lockpb.Lock",
+    "v3electionpb.Election",
+    "grpc.health.v1.Health",
+];
+
+/// The transport has words of its own for a message that is too long, and for a method that it does not
+/// know.
+fn in_etcds_words(mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers();
+    let Some(code) = headers.get("grpc-status") else { return response };
+    let text = headers.get("grpc-message").and_then(|text| text.to_str().ok()).unwrap_or_default();
+    if code == "11" && text.starts_with("Error,%20decoded%20message%20length%20too%20large") {
+        let text = text.replace("%20", " ");
+        let numbers: Vec<&str> = text.split(|c: char| !c.is_ascii_digit()).filter(|part| !part.is_empty()).collect();
+        let (found, limit) = (numbers.first().copied().unwrap_or("0"), numbers.last().copied().unwrap_or("0"));
+        let told = format!("grpc: received message larger than max ({found} vs. {limit})");
+        response = Status::resource_exhausted(told).into_http();
+    }
+    response
+}
+
+/// What every call's metadata must satisfy.
+fn check_metadata(headers: &HeaderMap, shared: &Shared) -> Result<(), Status> {
+    if headers.get("client-api-version").is_some_and(|version| version.to_str().is_err()) {
+        return Err(status::INVALID_CLIENT_API_VERSION.into());
+    }
+    let required = headers.get_all("hasleader").iter().any(|value| value == "true");
+    match required && !shared.has_leader() {
+        true => Err(status::NO_LEADER.into()),
+        false => Ok(()),
+    }
+}
+
+/// Whether the caller wants its stream to end when the journal has no leader.
+fn require_leader<T>(request: &tonic::Request<T>) -> bool {
+    request.metadata().get_all("hasleader").iter().any(|value| value == "true")
+}
+
+fn status_of_invalid(invalid: command::Invalid) -> Status {
+    use command::Invalid;
+    match invalid {
+        Invalid::EmptyKey => status::KEY_NOT_PROVIDED,
+        Invalid::EmptyOp => status::KEY_NOT_FOUND,
+        Invalid::ValueProvided => status::VALUE_PROVIDED,
+        Invalid::LeaseProvided => status::LEASE_PROVIDED,
+        Invalid::TooManyOps => status::TOO_MANY_OPS,
+        Invalid::DuplicateKey => status::DUPLICATE_KEY,
+        Invalid::InvalidSortOption => status::INVALID_SORT_OPTION,
+    }
+    .into()
+}
+
+pub fn status_of_refusal(refusal: Refusal) -> Status {
+    match refusal {
+        Refusal::KeyNotFound => status::KEY_NOT_FOUND,
+        Refusal::LeaseNotFound => status::LEASE_NOT_FOUND,
+        Refusal::LeaseExists => status::LEASE_EXISTS,
+        Refusal::Compacted => status::COMPACTED,
+        Refusal::FutureRevision => status::FUTURE_REVISION,
+        Refusal::NoSpace => status::NO_SPACE,
+        Refusal::Corrupt => status::CORRUPT,
+        Refusal::MemberNotFound => status::MEMBER_NOT_FOUND,
+        Refusal::PeerUrlsExist => status::PEER_URL_EXISTS,
+        Refusal::NotLearner => status::MEMBER_NOT_LEARNER,
+        Refusal::LearnerNotReady => status::LEARNER_NOT_READY,
+        Refusal::TooManyLearners => status::TOO_MANY_LEARNERS,
+        Refusal::BadTransferee => status::BAD_LEADER_TRANSFEREE,
+        Refusal::DowngradeInProgress => status::DOWNGRADE_IN_PROGRESS,
+        Refusal::HelloOutdated | Refusal::HelloRemoved | Refusal::Misplaced => {
+            return status::internal(&refusal.to_string());
+        }
+        Refusal::Panicked(what) => return status::internal(&what),
+    }
+    .into()
+}
+
+/// The answer of a reply, or its refusal in etcd's words.
+fn answer_of(reply: Reply) -> Result<(Revision, Answer), Status> {
+    let revision = reply.revision;
+    reply.result.map(|answer| (revision, answer)).map_err(status_of_refusal)
+}
+
+/// Apply answers each command in kind.
+fn unexpected(answer: &Answer) -> Status {
+    status::internal(&format!("an answer of another kind: {answer:?}"))
+}

@@ -1,0 +1,6 @@
+//! Sockets and pages: how bytes of clients come in, and what is answered to those that speak no gRPC.
+
+pub mod connection;
+pub mod listen;
+pub mod metrics;
+pub mod pages;

@@ -1,0 +1,117 @@
+//! The bytes of a row of `log`.
+//!
+//! ```text
+//! key   = main:8, sub:4                      big-endian, so that the order of bytes is that of places
+//! value = kind:1, key, [create, version, lease, value to the end]     kind 1: a version, 2: a tombstone
+//! ```
+
+use bytes::Bytes;
+
+use crate::command::wire::{Malformed, Reader, put_bytes, put_int, put_uint};
+use crate::mvcc::{At, Key, Row};
+
+pub(super) const PLACE_LEN: usize = 12;
+
+const VERSION: u8 = 1;
+const TOMBSTONE: u8 = 2;
+
+pub(super) fn put_place(at: At) -> [u8; PLACE_LEN] {
+    let mut place = [0; PLACE_LEN];
+    place[..8].copy_from_slice(&at.main.to_be_bytes());
+    place[8..].copy_from_slice(&at.sub.to_be_bytes());
+    place
+}
+
+pub(super) fn read_place(place: &[u8]) -> Result<At, Malformed> {
+    let (main, sub) = place.split_first_chunk::<8>().ok_or(Malformed::Short)?;
+    let sub = sub.try_into().map_err(|_| Malformed::Number)?;
+    Ok(At { main: i64::from_be_bytes(*main), sub: u32::from_be_bytes(sub) })
+}
+
+/// Writes the value of a row into a buffer that is used again and again.
+pub(super) fn put_row(out: &mut Vec<u8>, row: &Row) {
+    out.clear();
+    if row.is_tombstone() {
+        out.push(TOMBSTONE);
+        put_bytes(out, &row.key);
+        return;
+    }
+    out.push(VERSION);
+    put_bytes(out, &row.key);
+    put_int(out, row.create);
+    put_uint(out, row.version as u64);
+    put_int(out, row.lease);
+    out.extend_from_slice(&row.value);
+}
+
+pub(super) fn read_row(at: At, bytes: Bytes) -> Result<Row, Malformed> {
+    let mut reader = Reader::new(bytes);
+    let kind = reader.byte()?;
+    let key = Key::from(&reader.bytes()?[..]);
+    match kind {
+        TOMBSTONE => {
+            reader.end()?;
+            Ok(Row { at, key, value: Bytes::new(), create: 0, version: 0, lease: 0 })
+        }
+        VERSION => {
+            let create = reader.int()?;
+            let version = i64::try_from(reader.uint()?).map_err(|_| Malformed::Number)?;
+            if version == 0 {
+                return Err(Malformed::Number);
+            }
+            let lease = reader.int()?;
+            Ok(Row { at, key, value: reader.rest(), create, version, lease })
+        }
+        _ => Err(Malformed::Unknown("row")),
+    }
+}
+
+/// What a compaction needs of a row: its key, and whether it is a tombstone.
+pub(super) fn read_head(bytes: &[u8]) -> Option<(&[u8], bool)> {
+    let (kind, rest) = bytes.split_first()?;
+    let mut len = 0usize;
+    for (i, byte) in rest.iter().enumerate().take(5) {
+        len |= usize::from(byte & 0x7f) << (7 * i);
+        if byte & 0x80 == 0 {
+            return Some((rest.get(i + 1..(i + 1).checked_add(len)?)?, *kind == TOMBSTONE));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_row_reads_back_as_it_was_written(
+            main in 0..i64::MAX, sub: u32, key in proptest::collection::vec(any::<u8>(), 0..300),
+            value: Vec<u8>, create: i64, version in 0..i64::MAX, lease: i64,
+        ) {
+            let at = At { main, sub };
+            let mut row = Row { at, key: Key::from(key), value: value.into(), create, version, lease };
+            if version == 0 {
+                row = Row { value: Bytes::new(), create: 0, lease: 0, ..row };
+            }
+            let mut bytes = vec![7; 3];
+            put_row(&mut bytes, &row);
+            prop_assert_eq!(read_head(&bytes), Some((&row.key[..], version == 0)));
+            prop_assert_eq!(read_row(read_place(&put_place(at)).unwrap(), bytes.into()), Ok(row));
+        }
+
+        #[test]
+        fn no_bytes_make_the_reader_panic(bytes: Vec<u8>) {
+            let _ = read_head(&bytes);
+            let _ = read_row(At::default(), bytes.into());
+        }
+    }
+
+    #[test]
+    fn the_order_of_bytes_is_that_of_places() {
+        let places = [(0, 0), (1, 7), (1, 300), (255, 0), (256, 0), (1 << 40, 1)];
+        let bytes: Vec<_> = places.iter().map(|(main, sub)| put_place(At { main: *main, sub: *sub })).collect();
+        assert!(bytes.is_sorted());
+    }
+}

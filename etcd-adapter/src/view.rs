@@ -1,0 +1,335 @@
+//! What can be read: the index and the store up to the revision that was published.
+//!
+//! Apply may be ahead in the index; nothing above the published revision is shown. Long reads let go of
+//! the index between steps, and check afterwards that no compaction took from under them what they
+//! read.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use proto::{Position, mvccpb};
+
+use crate::command::{AlarmKind, Range, SortOrder, SortTarget, Txn};
+use crate::mvcc::{At, Found, RangeScan, Refusal, Revision, Row, Selection, State, TxnAnswer, ValueLost};
+use crate::store::{Store, StoreError};
+use crate::watch::key_value;
+
+/// Keys that one step of a read looks at while it holds the index.
+const STEP_KEYS: usize = 1000;
+/// Values fetched at once.
+const FETCH_ROWS: usize = 1000;
+/// One piece of the past, for watchers.
+const HISTORY_ROWS: usize = 4096;
+const HISTORY_BYTES: usize = 4 << 20;
+/// Counts remembered for pages that will be asked for.
+const PAGES_MAX: usize = 4096;
+
+/// Why something cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The store is broken: the process must end.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Lost(#[from] ValueLost),
+}
+
+/// The answer to a range request.
+#[derive(Debug, Default)]
+pub struct Page {
+    /// The current revision, whichever was read.
+    pub revision: Revision,
+    pub kvs: Vec<mvccpb::KeyValue>,
+    pub more: bool,
+    pub count: i64,
+}
+
+/// A piece of the past.
+#[derive(Debug)]
+pub struct History {
+    pub rows: Vec<Row>,
+    /// Everything before this revision, from the one asked for on, is in `rows`.
+    pub next: Revision,
+}
+
+/// What may be shown, as apply has left it.
+#[derive(Debug, Clone, Copy)]
+pub struct Published {
+    pub revision: Revision,
+    pub applied: Position,
+    pub compact_revision: Revision,
+    pub logical_bytes: u64,
+}
+
+impl Published {
+    pub fn of(state: &State) -> Published {
+        Published {
+            revision: state.revision(),
+            applied: state.applied(),
+            compact_revision: state.compact_revision(),
+            logical_bytes: state.logical_bytes(),
+        }
+    }
+}
+
+/// The readable part of the store. Cheap to clone.
+#[derive(Clone)]
+pub struct View(Arc<Inner>);
+
+struct Inner {
+    state: Arc<RwLock<State>>,
+    store: Store,
+    revision: AtomicI64,
+    applied: AtomicU64,
+    /// Beside the revision, so that most calls need no lock.
+    compact_revision: AtomicI64,
+    logical_bytes: AtomicU64,
+    /// How many keys remain from a key on, at a revision: what the next page will need to know.
+    pages: Mutex<Pages>,
+}
+
+type PageKey = (Revision, Bytes, Bytes);
+
+#[derive(Default)]
+struct Pages {
+    counts: BTreeMap<PageKey, u64>,
+    order: VecDeque<PageKey>,
+}
+
+impl View {
+    pub fn new(state: Arc<RwLock<State>>, store: Store) -> View {
+        let published = Published::of(&state.read());
+        View(Arc::new(Inner {
+            state,
+            store,
+            revision: AtomicI64::new(published.revision),
+            applied: AtomicU64::new(published.applied.0),
+            compact_revision: AtomicI64::new(published.compact_revision),
+            logical_bytes: AtomicU64::new(published.logical_bytes),
+            pages: Mutex::new(Pages::default()),
+        }))
+    }
+
+    /// Everything up to that revision is written and may be shown. Only the applier says so.
+    ///
+    /// What a compaction makes unreadable is forgotten much later than this, so a read that just misses
+    /// it still finds everything.
+    pub fn publish(&self, published: Published) {
+        self.0.logical_bytes.store(published.logical_bytes, Ordering::Relaxed);
+        self.0.compact_revision.store(published.compact_revision, Ordering::Release);
+        self.0.revision.store(published.revision, Ordering::Release);
+        self.0.applied.store(published.applied.0, Ordering::Release);
+    }
+
+    pub fn revision(&self) -> Revision {
+        self.0.revision.load(Ordering::Acquire)
+    }
+
+    /// The next position to apply.
+    pub fn applied(&self) -> Position {
+        Position(self.0.applied.load(Ordering::Acquire))
+    }
+
+    pub fn compact_revision(&self) -> Revision {
+        self.0.compact_revision.load(Ordering::Acquire)
+    }
+
+    pub fn logical_bytes(&self) -> u64 {
+        self.0.logical_bytes.load(Ordering::Relaxed)
+    }
+
+    pub fn has_alarm(&self, kind: AlarmKind) -> bool {
+        self.0.state.read().alarms().any(|alarm| alarm.kind == kind)
+    }
+
+    /// Looks at the state for a moment: leases, members, alarms. It may be ahead of the published
+    /// revision, and must not be held.
+    pub fn with_state<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&self.0.state.read())
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Answers a range request.
+    pub fn range(&self, request: &Range) -> Result<Page, ReadError> {
+        loop {
+            let published = self.revision();
+            let revision = if request.revision <= 0 { published } else { request.revision };
+            match self.range_at(request, revision, published) {
+                // What was current is history by now, and even compacted: what is current now will do.
+                Err(ReadError::Refused(Refusal::Compacted)) if request.revision <= 0 && published < self.revision() => {
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    fn range_at(&self, request: &Range, revision: Revision, published: Revision) -> Result<Page, ReadError> {
+        self.check(revision, published)?;
+        let selection = self.select(request.clone(), At::end_of(revision));
+        let page = selection.and_then(|selection| {
+            let kvs = self.fetch(&selection.found, request.keys_only)?;
+            self.expect_next_page(request, revision, &selection);
+            Ok(Page { revision: published, kvs, more: selection.more, count: selection.count })
+        });
+        // A compaction that passed explains whatever is missing.
+        self.check(revision, published)?;
+        page
+    }
+
+    /// What a range read inside a Txn found, at the place where it stood.
+    pub fn range_in_txn(&self, request: Range, bound: At) -> Result<Page, ReadError> {
+        let keys_only = request.keys_only;
+        let selection = self.select(request, bound)?;
+        let kvs = self.fetch(&selection.found, keys_only)?;
+        Ok(Page { revision: bound.main, kvs, more: selection.more, count: selection.count })
+    }
+
+    /// What a Txn that writes nothing answers now, and at which revision.
+    pub fn txn(&self, txn: &Txn) -> Result<(Revision, TxnAnswer), ReadError> {
+        let state = self.0.state.read();
+        let answer = crate::mvcc::read_txn(&state, txn, &self.0.store)??;
+        Ok((state.revision(), answer))
+    }
+
+    /// The version at a place that an answer names.
+    pub fn row(&self, at: At) -> Result<mvccpb::KeyValue, ReadError> {
+        let rows = self.0.store.rows(&[at])?;
+        Ok(rows.first().map(key_value).unwrap_or_default())
+    }
+
+    pub fn rows(&self, places: &[At]) -> Result<Vec<mvccpb::KeyValue>, ReadError> {
+        Ok(self.0.store.rows(places)?.iter().map(key_value).collect())
+    }
+
+    /// The rows of whole revisions from `from` on, up to `upto`: a piece of them.
+    pub fn history(&self, from: Revision, upto: Revision) -> Result<History, ReadError> {
+        let end = At::start_of(upto + 1);
+        let mut rows = self.0.store.scan(At::start_of(from), end, HISTORY_ROWS, HISTORY_BYTES)?;
+        let Some(last) = rows.last().map(|row| row.at.main) else {
+            return Ok(History { rows, next: upto + 1 });
+        };
+        if last == upto {
+            // It may have been cut within the last revision.
+            self.complete(&mut rows, last)?;
+            return Ok(History { rows, next: upto + 1 });
+        }
+        let whole = rows.partition_point(|row| row.at.main < last);
+        match whole {
+            // One revision that is larger than a piece.
+            0 => self.complete(&mut rows, last)?,
+            whole => {
+                rows.truncate(whole);
+                return Ok(History { rows, next: last });
+            }
+        }
+        Ok(History { rows, next: last + 1 })
+    }
+
+    /// The version that was there before the revision of this row, if it is still known.
+    pub fn previous(&self, row: &Row) -> Result<Option<Row>, ReadError> {
+        let before = At::end_of(row.at.main - 1);
+        let at = self.with_state(|state| {
+            state.index().at(&row.key, before).filter(|version| !version.is_tombstone()).map(|version| version.at)
+        });
+        match at {
+            None => Ok(None),
+            Some(at) => Ok(self.0.store.rows(&[at])?.pop()),
+        }
+    }
+
+    /// Reads the rest of a revision of which a part was read.
+    fn complete(&self, rows: &mut Vec<Row>, revision: Revision) -> Result<(), ReadError> {
+        while let Some(last) = rows.last().map(|row| row.at) {
+            let from = At { main: last.main, sub: last.sub + 1 };
+            let more = self.0.store.scan(from, At::start_of(revision + 1), HISTORY_ROWS, HISTORY_BYTES)?;
+            if more.is_empty() {
+                break;
+            }
+            rows.extend(more);
+        }
+        Ok(())
+    }
+
+    fn check(&self, revision: Revision, published: Revision) -> Result<(), ReadError> {
+        if revision > published {
+            return Err(Refusal::FutureRevision.into());
+        }
+        match revision < self.compact_revision() {
+            true => Err(Refusal::Compacted.into()),
+            false => Ok(()),
+        }
+    }
+
+    fn select(&self, request: Range, bound: At) -> Result<Selection, ReadError> {
+        // Pages are asked for at the revision of the first one.
+        let known = match request.revision {
+            ..=0 => None,
+            revision => self.0.pages.lock().counts.get(&page_key(&request, revision)).copied(),
+        };
+        let mut scan = RangeScan::new(request, bound);
+        if let Some(count) = known {
+            scan = scan.with_count(count);
+        }
+        while !scan.step(self.0.state.read().index(), STEP_KEYS) {}
+        Ok(scan.finish(&self.0.store)?)
+    }
+
+    fn fetch(&self, found: &[Found], keys_only: bool) -> Result<Vec<mvccpb::KeyValue>, ReadError> {
+        if keys_only {
+            return Ok(found.iter().map(key_only).collect());
+        }
+        let mut kvs = Vec::with_capacity(found.len());
+        for part in found.chunks(FETCH_ROWS) {
+            let places: Vec<At> = part.iter().map(|found| found.version.at).collect();
+            kvs.extend(self.0.store.rows(&places)?.iter().map(key_value));
+        }
+        Ok(kvs)
+    }
+
+    /// Whoever got a page with more behind it will ask for the next one at the same revision.
+    fn expect_next_page(&self, request: &Range, revision: Revision, page: &Selection) {
+        let in_key_order = request.sort_target == SortTarget::Key && request.sort_order != SortOrder::Descend;
+        let filters = [
+            request.mod_revision_min,
+            request.mod_revision_max,
+            request.create_revision_min,
+            request.create_revision_max,
+        ];
+        let predictable = page.more && in_key_order && filters == [0; 4];
+        let Some(last) = page.found.last().filter(|_| predictable) else { return };
+        let next = Bytes::from([&last.key[..], &[0]].concat());
+        let rest = (page.count as u64).saturating_sub(page.found.len() as u64);
+        let key = (revision, next, request.range_end.clone());
+        let mut pages = self.0.pages.lock();
+        if pages.counts.insert(key.clone(), rest).is_none() {
+            pages.order.push_back(key);
+        }
+        if pages.order.len() > PAGES_MAX {
+            let oldest = pages.order.pop_front().expect("there are many");
+            pages.counts.remove(&oldest);
+        }
+    }
+}
+
+fn page_key(request: &Range, revision: Revision) -> PageKey {
+    (revision, request.key.clone(), request.range_end.clone())
+}
+
+fn key_only(found: &Found) -> mvccpb::KeyValue {
+    mvccpb::KeyValue {
+        key: Bytes::copy_from_slice(&found.key),
+        create_revision: found.version.create,
+        mod_revision: found.version.at.main,
+        version: found.version.version,
+        value: Bytes::new(),
+        lease: found.version.lease,
+    }
+}
