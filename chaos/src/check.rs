@@ -77,6 +77,15 @@ const LISTED_MAX: usize = 20;
 /// `entries`: everything the journal holds, as read from its start to its linearizable tail after the
 /// last append of the history was answered.
 pub fn check(history: &History, entries: &[(Position, impl AsRef<[u8]>)]) -> Result<Verdict, Vec<Violation>> {
+    check_from(history, Position::NONE, entries)
+}
+
+/// The same of a journal that was trimmed below `start`: what was acknowledged below it may be gone.
+pub fn check_from(
+    history: &History,
+    start: Position,
+    entries: &[(Position, impl AsRef<[u8]>)],
+) -> Result<Verdict, Vec<Violation>> {
     let mut violations = Vec::new();
     let places = places(entries, &mut violations);
     let mut unknown_there = 0;
@@ -93,6 +102,7 @@ pub fn check(history: &History, entries: &[(Position, impl AsRef<[u8]>)]) -> Res
     for (mark, outcome) in &sent {
         let found = places.get(mark).map(|positions| positions[0]);
         match (outcome, found) {
+            (Outcome::Committed(position), None) if *position < start => {}
             (Outcome::Committed(position), found) if found != Some(*position) => {
                 violations.push(Violation::Lost { mark: *mark, position: *position, found });
             }

@@ -138,10 +138,9 @@ impl Group {
                 threads.push(segment::spawn_keeper_thread(keeper, format!("keeper-{id}"))?);
             }
             Drive::Tasks => {
-                let rng = shared.env.rng.clone();
+                let pace = shared.env.pace.clone();
                 let pause = move |_: &segment::Plan| {
-                    let latency = Duration::from_micros(50 + rng.next_u64() % 450);
-                    let pause: futures::future::BoxFuture<'static, ()> = Box::pin(tokio::time::sleep(latency));
+                    let pause: futures::future::BoxFuture<'static, ()> = Box::pin(tokio::time::sleep(pace.next()));
                     pause
                 };
                 shared.tasks.spawn(drivers.track_future(segment::drive_writer(writer, pause)));
