@@ -65,6 +65,8 @@ struct State {
     wipe_due: bool,
 }
 
+/// A process that left by itself is started again after so long.
+const RESTART: Duration = Duration::from_millis(200);
 const DATA_DIR: &str = "/data";
 
 /// Sizes that make rings, segments and batches turn over within seconds.
@@ -152,6 +154,7 @@ impl SimNode {
                         // The process leaves by itself.
                         self.trace.event(format_args!("{} exits: {}", self.name, failure.why));
                         self.end(End::Kill, "exited");
+                        sleep(RESTART).await;
                     }
                 }
                 None if wanted => self.start().await,
@@ -190,7 +193,7 @@ impl SimNode {
                 latch.fail(Exit::Start, failure.why);
                 let stopping = self.state.lock().stopping.take();
                 self.end_disk(stopping.unwrap_or(End::Kill));
-                sleep(Duration::from_millis(500)).await;
+                sleep(RESTART).await;
             }
         }
     }
@@ -230,10 +233,10 @@ impl SimNode {
     pub async fn stop(&self) {
         let server = {
             let mut state = self.state.lock();
-            state.ending = state.running.is_some();
-            state.running.take()
+            let Some(server) = state.running.take() else { return };
+            state.ending = true;
+            server
         };
-        let Some(server) = server else { return };
         self.trace.event(format_args!("{} is told to stop", self.name));
         match Arc::try_unwrap(server) {
             Ok(server) => drop(server.shutdown().await),

@@ -40,9 +40,10 @@ struct State {
     broken: Vec<String>,
 }
 
-/// A vote's place in the order in which votes may follow each other.
-fn rank(vote: &Vote) -> (u64, u64, bool) {
-    (vote.term, vote.node, vote.committed)
+/// Whether a node that holds `old` may hold `new` later: within a term a vote is given once, and can
+/// only be followed by the word that somebody won that term.
+fn may_follow(old: &Vote, new: &Vote) -> bool {
+    new.term > old.term || new == old || (new.term == old.term && new.committed && !old.committed)
 }
 
 impl Witness {
@@ -137,7 +138,7 @@ impl Witness {
     pub fn vote_is_durable(&self, node: u64, group: u64, vote: Vote) {
         let mut state = self.0.state.lock();
         let known = state.votes.entry((node, group)).or_insert(vote);
-        if rank(known) < rank(&vote) {
+        if may_follow(known, &vote) {
             *known = vote;
         }
     }
@@ -146,7 +147,7 @@ impl Witness {
     pub fn holds_vote(&self, name: &str, node: u64, group: u64, vote: Option<Vote>) {
         let known = self.0.state.lock().votes.get(&(node, group)).copied();
         if let Some(known) = known
-            && vote.is_none_or(|vote| rank(&vote) < rank(&known))
+            && !vote.is_some_and(|vote| may_follow(&known, &vote))
         {
             self.broken(format!("{name}: group {group} holds the vote {vote:?}, after {known:?} was durable there"));
         }
