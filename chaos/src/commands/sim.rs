@@ -57,7 +57,6 @@ fn one(seed: u64, args: &Args) -> anyhow::Result<()> {
         let filter = tracing_subscriber::EnvFilter::try_new(filter)?;
         tracing_subscriber::fmt().with_env_filter(filter).without_time().with_ansi(false).init();
     }
-    sim::clock::begin(seed);
     let detail = match (args.trace, args.trace_all) {
         (_, true) => Detail::Everything,
         (true, false) => Detail::Events,

@@ -14,13 +14,13 @@ static CHANCE: AtomicU64 = AtomicU64::new(0);
 
 /// From now on this process has no time and no chance but the simulation's. There is no way back.
 pub fn begin(seed: u64) {
-    CHANCE.store(seed ^ 0x5851_f42d_4c95_7f2d, Ordering::Relaxed);
     SKIPPING.store(true, Ordering::Relaxed);
     SIMULATING.store(true, Ordering::Relaxed);
     // It compares the processor's clock with the system's, and waits for the latter to move.
     journal_server::metrics::handle();
     SKIPPING.store(false, Ordering::Relaxed);
     NOW_MS.store(0, Ordering::Relaxed);
+    CHANCE.store(seed ^ 0x5851_f42d_4c95_7f2d, Ordering::Relaxed);
 }
 
 /// Simulated time has come this far.

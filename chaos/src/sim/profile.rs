@@ -114,7 +114,7 @@ impl Profile {
             kinds,
             pause: ms(*[150, 400, 900].choose(rng).expect("not empty")),
             outage: ms(*[300, 1000, 3000].choose(rng).expect("not empty")),
-            faults: rng.random_range(6..14),
+            faults: rng.random_range(8..24),
             latency,
             disk,
             sizes: Sizes {

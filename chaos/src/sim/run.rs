@@ -14,6 +14,7 @@ use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::clock;
 use super::faults::Faults;
 use super::operator::Operator;
 use super::profile::Profile;
@@ -48,9 +49,17 @@ const RECOVERY: Duration = Duration::from_secs(30);
 /// Changes of members are carried through within this.
 const CHANGES: Duration = Duration::from_secs(120);
 
-/// Runs the world of a seed on this thread. [`super::clock::begin`] comes first, if two runs are to
-/// be the same.
+/// Runs the world of a seed. In a program that answers for time and chance (see [`super::clock`]),
+/// this process belongs to the simulation from now on.
 pub fn run(seed: u64, options: Options) -> Outcome {
+    clock::begin(seed);
+    // Some chance is drawn once a thread; this one has not drawn yet.
+    let world = std::thread::Builder::new().name(format!("seed {seed}")).stack_size(64 << 20);
+    let world = world.spawn(move || run_here(seed, options)).expect("there are threads");
+    world.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+fn run_here(seed: u64, options: Options) -> Outcome {
     journal_server::raft::seed_thread(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime needs nothing but memory");
