@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use chaos::sim::{self, Detail};
+use chaos::sim::{self, Detail, Plant, Story};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 
@@ -25,6 +25,12 @@ pub struct Args {
     /// Nodes that form the cluster [default: 3 or 5, by the seed]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(3..=5))]
     nodes: Option<u8>,
+    /// Tell one of these stories, instead of what the seed draws
+    #[arg(long, value_name = "NAME", value_parser = story)]
+    story: Option<Named<Story>>,
+    /// Plant this bug: the simulation must find it
+    #[arg(long, value_name = "NAME", value_parser = plant)]
+    plant: Option<Named<Plant>>,
     /// Print every fault, start, stop and answer
     #[arg(long)]
     trace: bool,
@@ -62,7 +68,9 @@ fn one(seed: u64, args: &Args) -> anyhow::Result<()> {
         (true, false) => Detail::Events,
         (false, false) => Detail::Nothing,
     };
-    let outcome = sim::run(seed, sim::Options { nodes: args.nodes.map(usize::from), detail });
+    let story = args.story.as_ref().map(|story| story.value);
+    let plant = args.plant.as_ref().map(|plant| plant.value);
+    let outcome = sim::run(seed, sim::Options { nodes: args.nodes.map(usize::from), detail, story, plant });
     let simulated = outcome.simulated.as_secs_f64();
     match outcome.verdict {
         Ok(verdict) => {
@@ -77,15 +85,46 @@ fn one(seed: u64, args: &Args) -> anyhow::Result<()> {
             println!("seed {seed}: FAILED after {simulated:.1} s simulated, {} events", outcome.events);
             why.iter().for_each(|why| println!("seed {seed}: {why}"));
             println!("seed {seed}: trace {:016x}", outcome.hash);
-            println!("replay: chaos sim --seed {seed}{} --trace", nodes_flag(args));
+            println!("replay: {}", replay(seed, args));
             // Whatever is left of the world is not worth taking down.
             std::process::exit(FOUND);
         }
     }
 }
 
-fn nodes_flag(args: &Args) -> String {
-    args.nodes.map(|nodes| format!(" --nodes {nodes}")).unwrap_or_default()
+/// What makes a seed the world that it is, beside its number.
+fn world_flags(args: &Args) -> Vec<String> {
+    let nodes = args.nodes.map(|nodes| format!("--nodes={nodes}"));
+    let story = args.story.as_ref().map(|story| format!("--story={}", story.name));
+    let plant = args.plant.as_ref().map(|plant| format!("--plant={}", plant.name));
+    [nodes, story, plant].into_iter().flatten().collect()
+}
+
+fn replay(seed: u64, args: &Args) -> String {
+    let flags: String = world_flags(args).into_iter().map(|flag| format!(" {flag}")).collect();
+    format!("chaos sim --seed {seed}{flags} --trace")
+}
+
+/// Something that was chosen by its name.
+#[derive(Debug, Clone)]
+struct Named<T> {
+    name: String,
+    value: T,
+}
+
+fn named<T: Copy>(text: &str, all: &[(&str, T)]) -> Result<Named<T>, String> {
+    let found = all.iter().find(|(name, _)| *name == text);
+    let names: Vec<&str> = all.iter().map(|(name, _)| *name).collect();
+    let (name, value) = found.ok_or_else(|| format!("write one of {}", names.join(", ")))?;
+    Ok(Named { name: name.to_string(), value: *value })
+}
+
+fn story(text: &str) -> Result<Named<Story>, String> {
+    named(text, &Story::ALL)
+}
+
+fn plant(text: &str) -> Result<Named<Plant>, String> {
+    named(text, &Plant::ALL)
 }
 
 struct Done {
@@ -110,9 +149,7 @@ async fn many(seeds: Range<u64>, args: &Args) -> anyhow::Result<()> {
         {
             let mut command = Command::new(&program);
             command.args(["sim", "--seed", &seed.to_string()]);
-            if let Some(nodes) = args.nodes {
-                command.args(["--nodes", &nodes.to_string()]);
-            }
+            command.args(world_flags(args));
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
             running.spawn(child(seed, command, Duration::from_secs(args.patience)));
         }
@@ -130,7 +167,7 @@ async fn many(seeds: Range<u64>, args: &Args) -> anyhow::Result<()> {
         }
     }
     for seed in failed.keys() {
-        println!("failed: chaos sim --seed {seed}{} --trace", nodes_flag(args));
+        println!("failed: {}", replay(*seed, args));
     }
     println!(
         "simulation: {done} seeds ({}..{}), {} failed, {:.0} s, slowest {:.1} s (seed {})",

@@ -11,13 +11,18 @@ mod faults;
 mod node;
 mod operator;
 mod pipe;
+mod plant;
 mod profile;
 mod reader;
 mod run;
+mod stage;
+mod stories;
 mod trace;
 mod wire;
 mod witness;
 mod world;
 
+pub use plant::Plant;
 pub use run::{Options, Outcome, run};
+pub use stories::Story;
 pub use trace::Detail;

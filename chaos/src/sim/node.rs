@@ -17,6 +17,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, RngCore, SeedableRng};
 use tokio::time::sleep;
 
+use super::plant::{self, Plant};
 use super::trace::Trace;
 use super::wire::{Death, Host, Wire};
 
@@ -45,6 +46,7 @@ pub struct SimNode {
     pub host: Host,
     pub disk: FaultDisk,
     config: Config,
+    plant: Option<Plant>,
     wire: Wire,
     trace: Trace,
     speed: Arc<Mutex<(StdRng, DiskSpeed)>>,
@@ -63,6 +65,7 @@ struct State {
     ending: bool,
     /// The disk is replaced before the next life.
     wipe_due: bool,
+    last_exit: Option<Exit>,
 }
 
 /// A process that left by itself is started again after so long.
@@ -76,17 +79,25 @@ pub struct Sizes {
     pub ring_bytes: u64,
 }
 
+/// What a node is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Machine {
+    pub host: Host,
+    pub sizes: Sizes,
+    pub speed: DiskSpeed,
+    pub plant: Option<Plant>,
+}
+
 impl SimNode {
     /// `members`: the names and hosts that form the cluster; a node that is not among them joins.
     pub fn new(
         seed: u64,
-        host: Host,
+        machine: Machine,
         members: &[(String, Host)],
-        sizes: Sizes,
-        speed: DiskSpeed,
         wire: &Wire,
         trace: &Trace,
     ) -> Arc<SimNode> {
+        let Machine { host, sizes, speed, plant } = machine;
         let name = format!("n{}", host.0);
         let seed = seed ^ (u64::from(host.0) << 56);
         let mut rng = StdRng::seed_from_u64(seed);
@@ -97,6 +108,7 @@ impl SimNode {
             name,
             host,
             config,
+            plant,
             wire: wire.clone(),
             trace: trace.clone(),
             state: Mutex::new(State {
@@ -107,6 +119,7 @@ impl SimNode {
                 wanted: false,
                 ending: false,
                 wipe_due: false,
+                last_exit: None,
             }),
         })
     }
@@ -118,6 +131,11 @@ impl SimNode {
 
     pub fn life(&self) -> u32 {
         self.state.lock().life
+    }
+
+    /// Why the process last left by itself.
+    pub fn last_exit(&self) -> Option<Exit> {
+        self.state.lock().last_exit
     }
 
     pub fn set_speed(&self, speed: DiskSpeed) {
@@ -150,9 +168,11 @@ impl SimNode {
                     if self.disk.is_stopped() {
                         let end = self.state.lock().stopping.take().unwrap_or(End::Power);
                         self.end(end, "stopped within a step");
+                        sleep(self.boot_time(end)).await;
                     } else if let Some(failure) = server.latch().failure() {
                         // The process leaves by itself.
                         self.trace.event(format_args!("{} exits: {}", self.name, failure.why));
+                        self.state.lock().last_exit = Some(failure.exit);
                         self.end(End::Kill, "exited");
                         sleep(RESTART).await;
                     }
@@ -161,6 +181,12 @@ impl SimNode {
                 None => {}
             }
         }
+    }
+
+    /// Machines without power take longer to be back than processes.
+    fn boot_time(&self, end: End) -> Duration {
+        let up_to = if matches!(end, End::Kill) { 20 } else { 400 };
+        Duration::from_millis(self.state.lock().rng.random_range(0..up_to))
     }
 
     /// One try to start a life.
@@ -173,7 +199,7 @@ impl SimNode {
         let net = self.wire.boot(self.host);
         let speed = self.speed.clone();
         let env = Env {
-            fs: self.disk.mount(),
+            fs: plant::fs(self.plant, self.disk.mount()),
             net: Arc::new(net.clone()),
             rng: Rng::from_seed(seed),
             drive: Drive::Tasks,

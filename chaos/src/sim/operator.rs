@@ -24,8 +24,9 @@ enum Task {
     /// A machine without a vote gets one.
     Grow(Host),
     Remove(Host),
-    /// The first gives its place to the second; they are the same if its disk was lost.
-    Replace(Host, Host),
+    /// The node on the first machine gives its place to one on the second; they are the same machine
+    /// if its disk was lost.
+    Replace(NodeId, Host, Host),
 }
 
 /// Cheap to clone; clones are the same operator.
@@ -82,7 +83,10 @@ impl Operator {
         let voter = *voters.choose(rng).expect("three at least");
         let task = match (rng.random_range(0..3), spare) {
             (0, Some(spare)) if voters.len() < 6 => Task::Grow(spare),
-            (1, Some(spare)) => Task::Replace(voter, spare),
+            (1, Some(spare)) => match self.id_of(voter) {
+                Some(id) => Task::Replace(id, voter, spare),
+                None => return,
+            },
             _ if voters.len() > 3 => Task::Remove(voter),
             (_, Some(spare)) => Task::Grow(spare),
             _ => return,
@@ -97,12 +101,13 @@ impl Operator {
         if self.is_busy() || members.changing || members.voters().len() < 3 || !members.voters().contains(&host) {
             return false;
         }
+        let Some(id) = self.id_of(host) else { return false };
         let node = self.world.node(host);
         node.want(false);
         node.end(End::PowerAll, "its disk is lost");
         node.wipe_when_ended();
         node.want(true);
-        self.begin(Task::Replace(host, host));
+        self.begin(Task::Replace(id, host, host));
         true
     }
 
@@ -111,7 +116,7 @@ impl Operator {
         {
             let mut desk = self.desk.lock();
             desk.busy = true;
-            if let Task::Grow(new) | Task::Replace(_, new) = task {
+            if let Task::Grow(new) | Task::Replace(_, _, new) = task {
                 desk.used.insert(new);
                 self.world.node(new).want(true);
             }
@@ -124,7 +129,7 @@ impl Operator {
             match task {
                 Task::Grow(host) => self.grow(host).await,
                 Task::Remove(host) => self.remove(host).await,
-                Task::Replace(old, new) => self.replace(old, new).await,
+                Task::Replace(gone, old, new) => self.replace(gone, old, new).await,
             }
             self.world.trace.event(format_args!("operator: done with {task:?}"));
             self.desk.lock().busy = false;
@@ -153,8 +158,7 @@ impl Operator {
         self.retire(host);
     }
 
-    async fn replace(&self, old: Host, new: Host) {
-        let Some(gone) = self.id_of(old) else { return };
+    async fn replace(&self, gone: NodeId, old: Host, new: Host) {
         let is_member = |id: NodeId| self.world.members().list.iter().any(|(member, _, _)| *member == id);
         self.repeat(
             || async { !is_member(gone) && self.world.members().voters().contains(&new) },

@@ -10,7 +10,8 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use tokio::time::{Duration, Instant, sleep};
 
-use super::node::SimNode;
+use super::node::{Machine, SimNode};
+use super::plant::Plant;
 use super::profile::Profile;
 use super::trace::Trace;
 use super::wire::{Host, HostNet, Wire};
@@ -32,7 +33,7 @@ const OPERATOR: Host = Host(100);
 
 impl World {
     /// Builds the machines and starts those that form the cluster.
-    pub fn new(rng: &mut StdRng, profile: Profile, trace: Trace) -> Arc<World> {
+    pub fn new(rng: &mut StdRng, profile: Profile, plant: Option<Plant>, trace: Trace) -> Arc<World> {
         let wire = Wire::new(rng.next_u64(), profile.latency, trace.clone());
         let hosts: Vec<Host> = (1..=profile.nodes + profile.spares).map(|number| Host(number as u8)).collect();
         let members: Vec<(String, Host)> =
@@ -40,7 +41,8 @@ impl World {
         let mut nodes = Vec::new();
         for host in hosts {
             let seed = rng.next_u64();
-            nodes.push(SimNode::new(seed, host, &members, profile.sizes, profile.disk, &wire, &trace));
+            let machine = Machine { host, sizes: profile.sizes, speed: profile.disk, plant };
+            nodes.push(SimNode::new(seed, machine, &members, &wire, &trace));
         }
         for node in &nodes {
             tokio::spawn(node.clone().supervise());
