@@ -55,7 +55,7 @@ impl Faults {
         while self.outages.join_next().await.is_some() {}
         self.world.wire.mend_all();
         for node in &self.world.nodes {
-            node.disk.heal();
+            node.disk().heal();
             node.set_speed(self.world.profile.disk);
             node.power();
             if self.operator.is_used(node.host) {
@@ -167,7 +167,7 @@ impl Faults {
                 let op = if kind == Kind::SyncFails { Op::Sync } else { Op::Write };
                 let skip = self.rng.random_range(0..6);
                 self.say(format_args!("{host}: a {op:?} fails, after {skip}"));
-                self.world.node(host).disk.fail(Fault::eio(op, skip));
+                self.world.node(host).disk().fail(Fault::eio(op, skip));
             }
             Kind::Transfer => self.transfer(),
             Kind::Trim => self.trim(),

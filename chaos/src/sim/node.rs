@@ -44,7 +44,7 @@ pub struct DiskSpeed {
 pub struct SimNode {
     pub name: String,
     pub host: Host,
-    pub disk: FaultDisk,
+    disk: Mutex<FaultDisk>,
     config: Config,
     plant: Option<Plant>,
     wire: Wire,
@@ -103,7 +103,7 @@ impl SimNode {
         let mut rng = StdRng::seed_from_u64(seed);
         let config = config(&name, host, members, sizes);
         Arc::new(SimNode {
-            disk: FaultDisk::new(rng.next_u64()),
+            disk: Mutex::new(FaultDisk::new(rng.next_u64())),
             speed: Arc::new(Mutex::new((StdRng::seed_from_u64(rng.next_u64()), speed))),
             name,
             host,
@@ -127,6 +127,17 @@ impl SimNode {
     /// The server, while it runs.
     pub fn server(&self) -> Option<Arc<Server>> {
         self.state.lock().running.clone()
+    }
+
+    /// The disk in the machine.
+    pub fn disk(&self) -> FaultDisk {
+        self.disk.lock().clone()
+    }
+
+    /// The process is killed, and its machine gets another disk: what a restored backup is.
+    pub fn put_disk(&self, disk: FaultDisk) {
+        self.end(End::Kill, "its disk is exchanged");
+        *self.disk.lock() = disk;
     }
 
     pub fn life(&self) -> u32 {
@@ -161,11 +172,11 @@ impl SimNode {
             };
             if wipe {
                 self.trace.event(format_args!("{} has a new disk", self.name));
-                self.disk.wipe();
+                self.disk().wipe();
             }
             match running {
                 Some(server) => {
-                    if self.disk.is_stopped() {
+                    if self.disk().is_stopped() {
                         let end = self.state.lock().stopping.take().unwrap_or(End::Power);
                         self.end(end, "stopped within a step");
                         sleep(self.boot_time(end)).await;
@@ -199,7 +210,7 @@ impl SimNode {
         let net = self.wire.boot(self.host);
         let speed = self.speed.clone();
         let env = Env {
-            fs: plant::fs(self.plant, self.disk.mount()),
+            fs: plant::fs(self.plant, self.disk().mount()),
             net: Arc::new(net.clone()),
             rng: Rng::from_seed(seed),
             drive: Drive::Tasks,
@@ -242,17 +253,17 @@ impl SimNode {
     fn end_disk(&self, end: End) {
         let mut rng = StdRng::seed_from_u64(self.state.lock().rng.next_u64());
         match end {
-            End::Kill => self.disk.kill(),
-            End::Power => self.disk.crash(&mut rng),
-            End::PowerAll => self.disk.crash_with(Loss::ALL, &mut rng),
+            End::Kill => self.disk().kill(),
+            End::Power => self.disk().crash(&mut rng),
+            End::PowerAll => self.disk().crash_with(Loss::ALL, &mut rng),
         }
-        self.disk.heal();
+        self.disk().heal();
     }
 
     /// The machine stops within one of the next steps on its disk; then the life ends like this.
     pub fn stop_within(&self, steps: u64, end: End) {
         self.state.lock().stopping = Some(end);
-        self.disk.stop_after(steps);
+        self.disk().stop_after(steps);
     }
 
     /// A clean stop, as on SIGTERM.
@@ -270,7 +281,7 @@ impl SimNode {
         }
         self.trace.event(format_args!("{} has stopped", self.name));
         self.wire.end(self.host, Death::Process);
-        self.disk.kill();
+        self.disk().kill();
         self.state.lock().ending = false;
     }
 

@@ -93,10 +93,15 @@ impl Stage {
         let mark = Mark { appender: OWN, number: self.own_number };
         self.own_number += 1;
         let called = Instant::now();
-        let outcome = outcome_of(self.journals[0].append(Entry::new(mark.payload(200))).await);
+        let outcome = outcome_of(self.journals[0].append(Entry::new(own_payload(mark))).await);
         self.world.trace.event(format_args!("append {}: {outcome:?}", mark.number));
         self.own.appends.push(Append { mark, called, answered: Instant::now(), outcome: outcome.clone() });
         outcome
+    }
+
+    /// The payload of the story's last append.
+    pub fn last_own(&self) -> Bytes {
+        own_payload(Mark { appender: OWN, number: self.own_number.saturating_sub(1) })
     }
 
     /// Everything was mended: the cluster answers again, and finishes what it began.
@@ -137,6 +142,10 @@ impl Stage {
             sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+fn own_payload(mark: Mark) -> Bytes {
+    mark.payload(200)
 }
 
 /// One reader from the leader, one from each of two nodes, on both clients' hosts.

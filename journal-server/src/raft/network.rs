@@ -274,10 +274,10 @@ impl Link {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        self.refuse_shut_out()?;
-        // openraft's backoff lives in the request stream: connecting before there is a request would
-        // try a dead peer again and again without a pause.
+        // openraft's backoff lives in the request stream: whoever fails before there is a request is
+        // asked again and again without a pause.
         let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+        self.refuse_shut_out()?;
         let window = Arc::new(Window { free: Semaphore::new(PIPELINE), under_way: AtomicUsize::new(0) });
         let requests = {
             let (window, group) = (window.clone(), self.group);
