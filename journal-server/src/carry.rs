@@ -66,8 +66,15 @@ async fn once(groups: &Arc<Groups>) -> anyhow::Result<bool> {
     let Some(catalogue) = fresh_catalogue(groups).await? else { return Ok(true) };
     let mut busy = false;
     for group in led {
+        let acknowledged = group.replica().acknowledged();
         for node in &catalogue.shut_out {
-            group.replica().acknowledged().shut_out(*node);
+            acknowledged.shut_out(*node);
+        }
+        // What was found here and could not be told then: the catalogue may have had no leader.
+        for node in acknowledged.all_shut_out() {
+            if catalogue.members.contains_key(&node) && !catalogue.shut_out.contains(&node) {
+                report(groups, Command::ShutOut { node }).await;
+            }
         }
         busy |= steps(groups, &group, &catalogue).await?;
     }

@@ -76,6 +76,11 @@ impl Acknowledged {
         self.inner.lock().entry(follower).or_default().shut_out = true;
     }
 
+    /// Everybody who is.
+    pub fn all_shut_out(&self) -> Vec<u64> {
+        self.inner.lock().iter().filter(|(_, follower)| follower.shut_out).map(|(node, _)| *node).collect()
+    }
+
     pub fn is_shut_out(&self, follower: u64) -> bool {
         self.inner.lock().get(&follower).is_some_and(|follower| follower.shut_out)
     }
