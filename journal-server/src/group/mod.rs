@@ -117,7 +117,7 @@ impl Group {
         let dir = shared.identity.group_dir(JournalId(id));
         let ids = Ids { cluster: shared.cluster(), node: shared.node(), group: id };
         let (fs, options) = (shared.env.fs.clone(), shared.options.clone());
-        let open = move || segment::open(fs, &dir, ids, options).map_err(std::io::Error::other);
+        let open = move || segment::open(fs, &dir, ids, options).map_err(std::io::Error::from);
         let (log, writer, keeper) = match shared.offload().run(open).await? {
             Opened::Ready { log, writer, keeper, .. } => (log, writer, keeper),
             Opened::Damaged(damaged) => {
