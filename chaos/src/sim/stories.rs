@@ -4,14 +4,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use journal_client::Journal;
 use journal_server::group::Group;
 use journal_server::latch::Exit;
 use journal_server::raft::Role;
 use journal_server::segment::fault_disk::{Fault, Op};
+use proto::Position;
 use rand::Rng;
 use rand::rngs::StdRng;
 use std::sync::Arc;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::node::{DiskSpeed, End};
 use super::profile::Profile;
@@ -36,6 +38,9 @@ pub enum Story {
     LeaderSyncFails,
     /// A follower comes back with less than it acknowledged: an old backup was restored.
     OldBackup,
+    /// A follower is away while the journal is trimmed beyond its end; what comes back gets a
+    /// snapshot, on a slow disk and over connections that break.
+    BehindATrim,
 }
 
 const fn ms(ms: u64) -> Duration {
@@ -43,13 +48,14 @@ const fn ms(ms: u64) -> Duration {
 }
 
 impl Story {
-    pub const ALL: [(&'static str, Story); 6] = [
+    pub const ALL: [(&'static str, Story); 7] = [
         ("commit-hint", Story::CommitHint),
         ("wiped-voter", Story::WipedVoter),
         ("page-cache", Story::PageCache),
         ("power-cut-of-all", Story::PowerCutOfAll),
         ("leader-sync-fails", Story::LeaderSyncFails),
         ("old-backup", Story::OldBackup),
+        ("behind-a-trim", Story::BehindATrim),
     ];
 
     /// A calm world: what happens is what the story does.
@@ -70,6 +76,7 @@ impl Story {
             Story::PowerCutOfAll => power_cut_of_all(stage, rng).await,
             Story::LeaderSyncFails => leader_sync_fails(stage, rng).await,
             Story::OldBackup => old_backup(stage, rng).await,
+            Story::BehindATrim => behind_a_trim(stage, rng).await,
         }
     }
 }
@@ -132,7 +139,19 @@ async fn page_cache(stage: &mut Stage, rng: &mut StdRng) -> anyhow::Result<()> {
     let node = stage.world.node(a).clone();
     let life = node.life();
     node.stop_within(rng.random_range(0..3), End::Kill);
+    // From the next life on its disk is slow: what that life says is not what it has synced itself.
+    let slowed = tokio::spawn({
+        let node = node.clone();
+        async move {
+            while node.life() == life {
+                sleep(ms(1)).await;
+            }
+            node.set_speed(DiskSpeed { least: ms(600), spread: ms(0), spike_in: 0, spike: ms(0) });
+        }
+    });
     let told = stage.append().await;
+    slowed.abort();
+    node.set_speed(stage.world.profile.disk);
     let position = match told {
         Outcome::Committed(position) => position.0,
         // The leader was deposed meanwhile; the end is judged all the same.
@@ -209,6 +228,32 @@ async fn old_backup(stage: &mut Stage, rng: &mut StdRng) -> anyhow::Result<()> {
     }
     ensure!(group(stage, a).and_then(|group| group.replica().log().last()) == held, "it was fed all the same");
     ensure!(stage.operator.wipe(a), "it cannot be replaced now");
+    stage.recovers().await
+}
+
+async fn behind_a_trim(stage: &mut Stage, rng: &mut StdRng) -> anyhow::Result<()> {
+    let [leader, a, _] = cast(stage)?;
+    stage.load();
+    sleep(ms(300)).await;
+    let node = stage.world.node(a).clone();
+    cut_off(stage, a, true);
+    let away = rng.random_bool(0.5);
+    if away {
+        node.want(false);
+        node.end(End::Power, "it is away");
+    }
+    sleep(ms(rng.random_range(500..3000))).await;
+    let tail = timeout(RECOVERY, stage.journals[0].check_tail()).await??.tail;
+    timeout(RECOVERY, stage.journals[0].trim(Position(tail.0 - 2))).await??;
+    let slow = ms(rng.random_range(1..150));
+    node.set_speed(DiskSpeed { least: slow, spread: ms(5), spike_in: 0, spike: ms(0) });
+    cut_off(stage, a, false);
+    node.want(true);
+    for _ in 0..10 {
+        sleep(ms(rng.random_range(1..120))).await;
+        stage.world.wire.reset(leader, a);
+    }
+    node.set_speed(stage.world.profile.disk);
     stage.recovers().await
 }
 

@@ -39,3 +39,8 @@ fn a_leader_whose_sync_fails_after_its_followers_have_the_entry() {
 fn a_follower_restored_from_an_old_backup() {
     tell("old-backup", 25);
 }
+
+#[test]
+fn a_follower_that_was_away_while_the_journal_was_trimmed_beyond_its_end() {
+    tell("behind-a-trim", 40);
+}
