@@ -35,21 +35,10 @@ impl Replica {
     where
         S: Stream<Item = Result<peer::AppendEntries, tonic::Status>> + Send + Unpin + 'static,
     {
-        let log = self.log.clone();
-        let opened = async move {
-            // While a snapshot or a truncation is being written, nothing is durable *of the log that
-            // will be*; saying so would look like a loss.
-            let (done, settled) = tokio::sync::oneshot::channel();
-            log.barrier(Box::new(move |result| drop(done.send(result))));
-            let why = match settled.await {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some("the segment writer is gone".to_owned()),
-            };
-            let last = log.durable().map(|id| peer::LogId { term: id.term, position: id.position });
-            let outcome = why.map_or(Outcome::Opened(peer::Opened { last }), Outcome::Refused);
-            peer::AppendEntriesReply { term: 0, outcome: Some(outcome) }
-        };
+        // Not what is durable of the log that will be: while a snapshot is being written that is
+        // nothing, which would look like a loss.
+        let last = self.log.written().map(|id| peer::LogId { term: id.term, position: id.position });
+        let opened = peer::AppendEntriesReply { term: 0, outcome: Some(Outcome::Opened(peer::Opened { last })) };
 
         // What ends the input early is said as the last reply.
         let (last_word, said) = tokio::sync::oneshot::channel();
@@ -88,7 +77,7 @@ impl Replica {
         let last = stream::once(said).filter_map(|word| async move {
             word.ok().map(|word| peer::AppendEntriesReply { term: 0, outcome: Some(word) })
         });
-        stream::once(opened).chain(replies).chain(last)
+        stream::once(async { opened }).chain(replies).chain(last)
     }
 
     /// One request without a stream: a heartbeat.

@@ -76,6 +76,10 @@ impl Acknowledged {
         self.inner.lock().entry(follower).or_default().shut_out = true;
     }
 
+    fn last_of(&self, follower: u64) -> Option<segment::LogId> {
+        self.inner.lock().get(&follower)?.last
+    }
+
     /// Everybody who is.
     pub fn all_shut_out(&self) -> Vec<u64> {
         self.inner.lock().iter().filter(|(_, follower)| follower.shut_out).map(|(node, _)| *node).collect()
@@ -362,9 +366,13 @@ impl Link {
         let (node, before) = (self.peer.node(), self.acknowledged.is_shut_out(self.peer.node()));
         let lost = self.acknowledged.has_lost(node, term, last);
         if lost && !before {
+            let acknowledged = self.acknowledged.last_of(node);
             tracing::error!(
                 group = self.group,
                 node = %proto::NodeId(node),
+                term,
+                ?acknowledged,
+                shown = ?last,
                 "this node shows less than it acknowledged: it is shut out and must be replaced"
             );
             let _ = self.lost.try_send(node);

@@ -65,6 +65,8 @@ pub(crate) struct State {
     pub rewinds_queued: usize,
     pub ring: Ring,
     pub durable: Option<LogId>,
+    /// The last id as of the newest sync, whatever has been asked since.
+    pub written: Option<LogId>,
     pub purged_durable: Option<LogId>,
     /// The purge mark and the chain there, where known.
     pub purged_chain: Option<(LogId, u64)>,
@@ -80,6 +82,7 @@ pub(crate) struct State {
 impl State {
     /// The last id that is durable, given what the writer has just made so and what is still asked.
     pub(crate) fn settle_durable(&mut self, written: Option<LogId>) {
+        self.written = written;
         let mut durable = written;
         if self.rewinds_queued > 0 {
             for item in &self.queue {
@@ -367,6 +370,12 @@ impl Log {
     /// The last entry that is synced here (or the purge mark, once that is).
     pub fn durable(&self) -> Option<LogId> {
         self.shared.state.lock().durable
+    }
+
+    /// The last id of what a crash at this moment would leave. Other than [`Log::durable`] it does
+    /// not know of truncations and snapshots that are still to be written.
+    pub fn written(&self) -> Option<LogId> {
+        self.shared.state.lock().written
     }
 
     /// The commit hint found at the start, if exactly that id was in the log or is its purge mark.
