@@ -169,6 +169,14 @@ impl Faults {
                 self.say(format_args!("{host}: a {op:?} fails, after {skip}"));
                 self.world.node(host).disk().fail(Fault::eio(op, skip));
             }
+            Kind::FullDisk => {
+                let host = self.any();
+                let left = self.rng.random_range(0..4) << 18;
+                self.say(format_args!("{host}'s disk has {left} bytes left"));
+                let disk = self.world.node(host).disk();
+                disk.set_capacity(disk.used_bytes() + left);
+                self.after(outage, move |world| world.node(host).empty_disk());
+            }
             Kind::Transfer => self.transfer(),
             Kind::Trim => self.trim(),
             Kind::Members => self.operator.change_something(&mut self.rng),

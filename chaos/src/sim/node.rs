@@ -70,6 +70,8 @@ struct State {
 
 /// A process that left by itself is started again after so long.
 const RESTART: Duration = Duration::from_millis(200);
+/// What a disk holds that nobody filled.
+const CAPACITY_BYTES: u64 = 1 << 40;
 const DATA_DIR: &str = "/data";
 
 /// Sizes that make rings, segments and batches turn over within seconds.
@@ -132,6 +134,11 @@ impl SimNode {
     /// The disk in the machine.
     pub fn disk(&self) -> FaultDisk {
         self.disk.lock().clone()
+    }
+
+    /// There is as much room on the disk as there was at first.
+    pub fn empty_disk(&self) {
+        self.disk().set_capacity(CAPACITY_BYTES);
     }
 
     /// The process is killed, and its machine gets another disk: what a restored backup is.

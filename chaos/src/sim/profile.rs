@@ -35,6 +35,8 @@ pub enum Kind {
     SlowDisk,
     SyncFails,
     WriteFails,
+    /// There is hardly any room left on a disk, or none.
+    FullDisk,
     Transfer,
     Trim,
     /// Members come, go and are replaced.
@@ -43,7 +45,7 @@ pub enum Kind {
     Wipe,
 }
 
-const KINDS: [Kind; 18] = [
+const KINDS: [Kind; 19] = [
     Kind::Kill,
     Kind::Power,
     Kind::StopWithin,
@@ -58,6 +60,7 @@ const KINDS: [Kind; 18] = [
     Kind::SlowDisk,
     Kind::SyncFails,
     Kind::WriteFails,
+    Kind::FullDisk,
     Kind::Transfer,
     Kind::Trim,
     Kind::Members,
