@@ -274,7 +274,8 @@ impl Log {
     /// segments that hold nothing else. A mark beyond the end of the log empties it.
     pub fn purge(&self, upto: LogId) {
         self.enqueue(|shared, state| {
-            if upto.position < next_position(state.outline.purged()) {
+            // Nothing lies there that could go.
+            if upto.position < next_position(state.outline.purged()) || upto.position < state.outline.first_position() {
                 return Ok(None);
             }
             if state.outline.contains(upto) {
