@@ -92,13 +92,7 @@ pub struct Machine {
 
 impl SimNode {
     /// `members`: the names and hosts that form the cluster; a node that is not among them joins.
-    pub fn new(
-        seed: u64,
-        machine: Machine,
-        members: &[(String, Host)],
-        wire: &Wire,
-        trace: &Trace,
-    ) -> Arc<SimNode> {
+    pub fn new(seed: u64, machine: Machine, members: &[(String, Host)], wire: &Wire, trace: &Trace) -> Arc<SimNode> {
         let Machine { host, sizes, speed, plant } = machine;
         let name = format!("n{}", host.0);
         let seed = seed ^ (u64::from(host.0) << 56);

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
+use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::Rng;
 
 use super::node::{DiskSpeed, Sizes};
 use super::wire::Latency;

@@ -35,7 +35,12 @@ impl Reader {
     }
 
     /// Reads until the stream ends. Where to go on.
-    async fn read(&self, mut stream: journal_client::TailStream, mut at: Position, stop: &CancellationToken) -> Position {
+    async fn read(
+        &self,
+        mut stream: journal_client::TailStream,
+        mut at: Position,
+        stop: &CancellationToken,
+    ) -> Position {
         while let Some(Some(run)) = stop.run_until_cancelled(stream.next()).await {
             match run {
                 Ok(run) if run.from != at => {

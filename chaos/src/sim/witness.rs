@@ -112,7 +112,10 @@ impl Witness {
             let held = group.replica().log().log_id_at(at);
             // What was committed and trimmed since is no longer in the log.
             if held.is_some_and(|held| held != LogId::new(mark.tail_term, at)) {
-                self.broken(format!("{name}: group {id} calls {at} of term {} committed, but holds {held:?}", mark.tail_term));
+                self.broken(format!(
+                    "{name}: group {id} calls {at} of term {} committed, but holds {held:?}",
+                    mark.tail_term
+                ));
             }
             self.committed(name, id, at, mark.tail_term);
         }

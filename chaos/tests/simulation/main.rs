@@ -74,3 +74,12 @@ fn planted_bugs_are_found() {
         println!("{plant}: found in {found} of 24 worlds");
     }
 }
+
+/// The story of the page cache can fail: it does if a start syncs nothing.
+#[test]
+fn trust_in_the_page_cache_is_found() {
+    let output = sim(&["--story", "page-cache", "--seeds", "0..60", "--plant", "cache-trusted", "--patience", "30"]);
+    let said = text(&output);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("BROKEN") || said.contains("it never came to this"), "{said}");
+}
