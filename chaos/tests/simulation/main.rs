@@ -60,18 +60,19 @@ fn drawn_worlds_keep_every_promise() {
 /// Disks that lie are found, and each kind in the ways that it should be.
 #[test]
 fn planted_bugs_are_found() {
-    for (plant, marks) in [
-        ("nothing-synced", &["after all was mended", "BROKEN"][..]),
-        ("segments-not-synced", &["was durable there", "was committed"]),
-        ("names-not-synced", &["after all was mended"]),
-        ("failures-hidden", &["does not reach the tail", "after all was mended"]),
+    for (plant, worlds, marks) in [
+        ("nothing-synced", 24, &["after all was mended", "BROKEN"][..]),
+        ("segments-not-synced", 24, &["was durable there", "was committed"]),
+        ("names-not-synced", 24, &["after all was mended"]),
+        // Few worlds have writes and syncs that fail.
+        ("failures-hidden", 80, &["does not reach the tail", "after all was mended", "BROKEN"]),
     ] {
-        let output = sim(&["--seeds", "0..24", "--plant", plant, "--patience", "30"]);
+        let output = sim(&["--seeds", &format!("0..{worlds}"), "--plant", plant, "--patience", "30"]);
         let said = text(&output);
-        assert!(!output.status.success(), "{plant} was not found in 24 worlds");
+        assert!(!output.status.success(), "{plant} was not found in {worlds} worlds");
         assert!(marks.iter().any(|mark| said.contains(mark)), "{plant} was found as something else:\n{said}");
         let found = said.lines().filter(|line| line.starts_with("failed: ")).count();
-        println!("{plant}: found in {found} of 24 worlds");
+        println!("{plant}: found in {found} of {worlds} worlds");
     }
 }
 
