@@ -5,7 +5,8 @@
 //! - unknown: there at most once;
 //! - an append that was answered before another was called has the lower position;
 //! - entries that one appender called one after the other are in that order;
-//! - a linearizable tail is above everything acknowledged before it was asked for;
+//! - a linearizable tail is above everything acknowledged before it was asked for, and not below any
+//!   that was answered before;
 //! - positions rise, and nothing is there that nobody sent, or that is not as it was sent.
 
 use std::collections::BTreeMap;
@@ -49,6 +50,10 @@ pub enum Violation {
         tail: Position,
         acknowledged: Position,
     },
+    TailFalls {
+        tail: Position,
+        before: Position,
+    },
     PositionsFall {
         position: Position,
         after: Position,
@@ -77,6 +82,15 @@ const LISTED_MAX: usize = 20;
 /// `entries`: everything the journal holds, as read from its start to its linearizable tail after the
 /// last append of the history was answered.
 pub fn check(history: &History, entries: &[(Position, impl AsRef<[u8]>)]) -> Result<Verdict, Vec<Violation>> {
+    check_from(history, Position::NONE, entries)
+}
+
+/// The same of a journal that was trimmed below `start`: what was acknowledged below it may be gone.
+pub fn check_from(
+    history: &History,
+    start: Position,
+    entries: &[(Position, impl AsRef<[u8]>)],
+) -> Result<Verdict, Vec<Violation>> {
     let mut violations = Vec::new();
     let places = places(entries, &mut violations);
     let mut unknown_there = 0;
@@ -93,6 +107,7 @@ pub fn check(history: &History, entries: &[(Position, impl AsRef<[u8]>)]) -> Res
     for (mark, outcome) in &sent {
         let found = places.get(mark).map(|positions| positions[0]);
         match (outcome, found) {
+            (Outcome::Committed(position), None) if *position < start => {}
             (Outcome::Committed(position), found) if found != Some(*position) => {
                 violations.push(Violation::Lost { mark: *mark, position: *position, found });
             }
@@ -104,6 +119,7 @@ pub fn check(history: &History, entries: &[(Position, impl AsRef<[u8]>)]) -> Res
         }
     }
     check_times(history, &places, &mut violations);
+    check_tails(history, &mut violations);
     check_order(history, &mut violations);
 
     match violations.is_empty() {
@@ -167,6 +183,28 @@ fn check_times(history: &History, places: &BTreeMap<Mark, Vec<Position>>, violat
         let acknowledged = before(check.called);
         if check.tail <= acknowledged {
             violations.push(Violation::StaleTail { tail: check.tail, acknowledged });
+        }
+    }
+}
+
+/// A tail that was answered before another one was asked for is not above it.
+fn check_tails(history: &History, violations: &mut Vec<Violation>) {
+    let mut checks = history.tail_checks.clone();
+    checks.sort_by_key(|check| check.answered);
+    let mut highest = Position::NONE;
+    let answered: Vec<_> = checks
+        .iter()
+        .map(|check| {
+            highest = highest.max(check.tail);
+            (check.answered, highest)
+        })
+        .collect();
+    for check in &checks {
+        let earlier = answered.partition_point(|(at, _)| *at < check.called);
+        if let Some((_, before)) = answered[..earlier].last()
+            && check.tail < *before
+        {
+            violations.push(Violation::TailFalls { tail: check.tail, before: *before });
         }
     }
 }
@@ -324,6 +362,21 @@ mod tests {
     fn a_linearizable_tail_is_above_what_was_acknowledged_before() {
         let story = Story::new().told((1, 0), (0, 10), COMMITTED(5)).tail(11, 5).holds(5, 1, 0);
         assert!(matches!(story.only_violation(), Violation::StaleTail { .. }));
+    }
+
+    #[test]
+    fn a_linearizable_tail_does_not_fall() {
+        let story = Story::new().tail(10, 5).tail(11, 4);
+        assert_eq!(story.only_violation(), Violation::TailFalls { tail: Position(4), before: Position(5) });
+        assert!(Story::new().tail(10, 5).tail(10, 4).verdict().is_ok(), "at the same time nothing was before");
+    }
+
+    #[test]
+    fn what_was_trimmed_may_be_gone_and_nothing_else() {
+        let story = Story::new().told((1, 0), (0, 1), COMMITTED(3)).told((1, 1), (2, 3), COMMITTED(4));
+        let story = story.holds(4, 1, 1);
+        assert!(check_from(&story.history, Position(4), &story.entries).is_ok());
+        assert!(check_from(&story.history, Position(3), &story.entries).is_err());
     }
 
     #[test]

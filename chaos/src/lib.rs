@@ -10,4 +10,5 @@ pub mod figures;
 pub mod history;
 pub mod procfs;
 pub mod proxy;
+pub mod sim;
 pub mod traffic;

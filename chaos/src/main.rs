@@ -1,6 +1,7 @@
 //! `chaos`: clusters on this machine, for a first look, for tests and for measurements.
 
 mod commands;
+mod interpose;
 
 use clap::{Parser, Subcommand};
 
@@ -17,6 +18,8 @@ enum Command {
     Cluster(commands::cluster::Args),
     /// Measure everything that has a target, and write the table.
     Figures(commands::figures::Args),
+    /// Simulate whole clusters under faults, by seed.
+    Sim(commands::sim::Args),
 }
 
 fn main() -> std::process::ExitCode {
@@ -24,6 +27,7 @@ fn main() -> std::process::ExitCode {
     let done = match cli.command {
         Command::Cluster(args) => commands::cluster::run(args),
         Command::Figures(args) => commands::figures::run(args),
+        Command::Sim(args) => commands::sim::run(args),
     };
     match done {
         Ok(()) => std::process::ExitCode::SUCCESS,

@@ -210,7 +210,8 @@ async fn check_tails(journal: Arc<dyn Journal>, rest: Duration, stop: Cancellati
     history
 }
 
-fn outcome_of(answer: Result<Position, AppendError>) -> Outcome {
+/// What an appender writes down of an answer.
+pub fn outcome_of(answer: Result<Position, AppendError>) -> Outcome {
     match answer {
         Ok(position) => Outcome::Committed(position),
         Err(AppendError::Rejected(refusal)) => Outcome::Rejected(refusal.message),

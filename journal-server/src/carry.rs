@@ -5,6 +5,7 @@
 //! other, from whatever the group's membership is now. Run at every change of leadership or catalogue
 //! and every ten seconds, so that whatever a dead leader left half-way is finished by the next.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -65,8 +66,15 @@ async fn once(groups: &Arc<Groups>) -> anyhow::Result<bool> {
     let Some(catalogue) = fresh_catalogue(groups).await? else { return Ok(true) };
     let mut busy = false;
     for group in led {
+        let acknowledged = group.replica().acknowledged();
         for node in &catalogue.shut_out {
-            group.replica().acknowledged().shut_out(*node);
+            acknowledged.shut_out(*node);
+        }
+        // What was found here and could not be told then: the catalogue may have had no leader.
+        for node in acknowledged.all_shut_out() {
+            if catalogue.members.contains_key(&node) && !catalogue.shut_out.contains(&node) {
+                report(groups, Command::ShutOut { node }).await;
+            }
         }
         busy |= steps(groups, &group, &catalogue).await?;
     }
@@ -127,10 +135,11 @@ async fn steps(groups: &Arc<Groups>, group: &Arc<Group>, catalogue: &Catalogue) 
                 tracing::debug!(id = group.id(), ?nodes, "waiting for learners to catch up");
                 return Ok(true);
             }
-            MemberStep::SetVoters(voters) if !voters.contains(&own) => {
+            MemberStep::SetVoters(voters) if !voters.contains(&own) && !heirs(&view, voters).is_empty() => {
                 // Whoever leaves hands over first; the next leader takes the step.
-                let to = voters.iter().copied().find(|node| replica.view().caught_up.contains(node));
-                if let Err(refusal) = group.transfer(to, |_| true).await {
+                let heirs = heirs(&view, voters);
+                let to = heirs.iter().copied().find(|node| view.caught_up.contains(node));
+                if let Err(refusal) = group.transfer(to, |node| heirs.contains(&node)).await {
                     tracing::debug!(id = group.id(), "not handed over yet: {refusal}");
                 }
                 return Ok(true);
@@ -143,6 +152,12 @@ async fn steps(groups: &Arc<Groups>, group: &Arc<Group>, catalogue: &Catalogue) 
         tracing::info!(id = group.id(), ?step, "membership step taken");
     }
     Ok(true)
+}
+
+/// Who may lead before and after the voters change. A learner that is to get a vote cannot lead yet,
+/// however much it holds.
+fn heirs(view: &GroupView, voters: &BTreeSet<u64>) -> BTreeSet<u64> {
+    view.configs.last().map(|now| now & voters).unwrap_or_default()
 }
 
 fn leaves_out(step: &MemberStep, view: &GroupView) -> bool {
@@ -177,5 +192,21 @@ async fn report(groups: &Groups, command: Command) {
     };
     if let Err(error) = said.await {
         tracing::debug!(?command, "the catalogue could not be told: {error:#}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_learner_that_holds_everything_is_not_asked_to_lead_before_it_has_a_vote() {
+        let view = GroupView {
+            configs: vec![BTreeSet::from([5, 7, 9])],
+            caught_up: BTreeSet::from([1, 5, 7, 9]),
+            ..GroupView::default()
+        };
+        assert_eq!(heirs(&view, &BTreeSet::from([1, 5, 7])), BTreeSet::from([5, 7]));
+        assert!(heirs(&view, &BTreeSet::from([1])).is_empty());
     }
 }

@@ -175,6 +175,12 @@ impl Groups {
             Err(error) => {
                 tracing::error!(journal = record.name, id, "the journal cannot be opened: {error:#}");
                 self.troubles.write().insert(id, format!("{error:#}"));
+                // Damage waits for its repair, and a full disk for room. Any other failure of the disk
+                // is final, here as everywhere: the next process finds out what is really there.
+                if disk_failed(&error) {
+                    let why = format!("journal {id} cannot be opened: {error:#}");
+                    drop(self.shared.failed.try_send(why));
+                }
             }
         }
     }
@@ -219,16 +225,29 @@ impl Groups {
     }
 }
 
+/// Whether opening a group failed because the disk did, and not for lack of room.
+fn disk_failed(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind;
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::InvalidData];
+    io.is_some_and(|error| !full.contains(&error.kind()))
+}
+
+/// A journal that could not be opened is tried again after so long.
+const OPEN_AGAIN: Duration = Duration::from_secs(5);
+
 /// Follows the catalogue until the node stops.
 async fn follow(groups: Arc<Groups>) {
     let mut state = groups.system.replica().watch_state();
     let stop = groups.shared.stop.clone();
     loop {
         groups.follow_once().await;
+        let again = if groups.troubles.read().is_empty() { Duration::MAX } else { OPEN_AGAIN };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             changed = state.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(again) => {}
         }
     }
 }

@@ -3,10 +3,11 @@
 //!
 //! Nothing else in the house opens sockets, draws random numbers or hands work to other threads.
 
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -24,6 +25,7 @@ pub struct Env {
     pub net: Arc<dyn Net>,
     pub rng: Rng,
     pub drive: Drive,
+    pub pace: Pace,
 }
 
 /// What moves the loops that block.
@@ -38,7 +40,7 @@ pub enum Drive {
 impl Env {
     /// The real network and real chance, on this disk.
     pub fn production(fs: Arc<dyn Fs>) -> Env {
-        Env { fs, net: Arc::new(Tcp), rng: Rng::from_system(), drive: Drive::Threads }
+        Env { fs, net: Arc::new(Tcp), rng: Rng::from_system(), drive: Drive::Threads, pace: Pace::default() }
     }
 
     /// Runs what may block, where it may.
@@ -54,6 +56,34 @@ impl Env {
                 },
             },
         }
+    }
+}
+
+/// How long a simulated disk takes: asked before a batch is performed, and again before that is
+/// reported. Nobody asks where there are threads: real disks have a pace of their own.
+#[derive(Clone)]
+pub struct Pace(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl Pace {
+    pub fn new(next: impl Fn() -> Duration + Send + Sync + 'static) -> Pace {
+        Pace(Arc::new(next))
+    }
+
+    pub fn next(&self) -> Duration {
+        (self.0)()
+    }
+}
+
+impl Default for Pace {
+    /// No time at all.
+    fn default() -> Pace {
+        Pace::new(|| Duration::ZERO)
+    }
+}
+
+impl Debug for Pace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pace")
     }
 }
 

@@ -325,6 +325,16 @@ impl crate::segment::SyncWatch for Disk {
         timer.done();
         result
     }
+
+    fn begins(&self) -> Box<dyn Send> {
+        struct UnderWay(Option<disk::SyncTimer>);
+        impl Drop for UnderWay {
+            fn drop(&mut self) {
+                self.0.take().map(disk::SyncTimer::done);
+            }
+        }
+        Box::new(UnderWay(Some(self.sync_begins())))
+    }
 }
 
 impl crate::raft::Room for Disk {

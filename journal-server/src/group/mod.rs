@@ -117,7 +117,7 @@ impl Group {
         let dir = shared.identity.group_dir(JournalId(id));
         let ids = Ids { cluster: shared.cluster(), node: shared.node(), group: id };
         let (fs, options) = (shared.env.fs.clone(), shared.options.clone());
-        let open = move || segment::open(fs, &dir, ids, options).map_err(std::io::Error::other);
+        let open = move || segment::open(fs, &dir, ids, options).map_err(std::io::Error::from);
         let (log, writer, keeper) = match shared.offload().run(open).await? {
             Opened::Ready { log, writer, keeper, .. } => (log, writer, keeper),
             Opened::Damaged(damaged) => {
@@ -138,10 +138,9 @@ impl Group {
                 threads.push(segment::spawn_keeper_thread(keeper, format!("keeper-{id}"))?);
             }
             Drive::Tasks => {
-                let rng = shared.env.rng.clone();
+                let pace = shared.env.pace.clone();
                 let pause = move |_: &segment::Plan| {
-                    let latency = Duration::from_micros(50 + rng.next_u64() % 450);
-                    let pause: futures::future::BoxFuture<'static, ()> = Box::pin(tokio::time::sleep(latency));
+                    let pause: futures::future::BoxFuture<'static, ()> = Box::pin(tokio::time::sleep(pace.next()));
                     pause
                 };
                 shared.tasks.spawn(drivers.track_future(segment::drive_writer(writer, pause)));

@@ -35,7 +35,9 @@ impl Replica {
     where
         S: Stream<Item = Result<peer::AppendEntries, tonic::Status>> + Send + Unpin + 'static,
     {
-        let last = self.log.durable().map(|id| peer::LogId { term: id.term, position: id.position });
+        // Not what is durable of the log that will be: while a snapshot is being written that is
+        // nothing, which would look like a loss.
+        let last = self.log.written().map(|id| peer::LogId { term: id.term, position: id.position });
         let opened = peer::AppendEntriesReply { term: 0, outcome: Some(Outcome::Opened(peer::Opened { last })) };
 
         // What ends the input early is said as the last reply.
@@ -122,10 +124,33 @@ impl Replica {
             last_log_id: Some(types::id_in(last)),
             last_membership: StoredMembership::new(request.membership_at.map(types::id_in), membership),
         };
+        self.make_way(vote, types::segment_id(&types::id_in(last))).await?;
         let snapshot = SnapshotData { version: request.state, chain: request.chain };
         let snapshot = Snapshot { meta, snapshot };
         let reply = self.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| fatal.to_string())?;
         Ok(peer::SnapshotReply { vote: Some(types::vote_out(&reply.vote)) })
+    }
+}
+
+impl Replica {
+    /// Removes what a snapshot at `at` contradicts though it lies below it: entries of a later term
+    /// than the snapshot's end, which a deposed leader wrote. openraft removes them only if they reach
+    /// up to the snapshot's position; otherwise it takes its own log for the newer one (and, where its
+    /// assertions are compiled in, stops).
+    async fn make_way(&self, vote: types::Vote, at: crate::segment::LogId) -> Result<(), String> {
+        let runs = self.log.term_runs();
+        let Some(first) = runs.iter().find(|id| id.term > at.term && id.position <= at.position) else {
+            return Ok(());
+        };
+        // No leader of this snapshot has that entry: a probe there finds the conflict.
+        let prev = crate::segment::LogId { term: at.term, position: first.position };
+        let probe = AppendEntriesRequest {
+            vote,
+            prev_log_id: Some(types::log_id(prev)),
+            entries: Vec::new(),
+            leader_commit: None,
+        };
+        self.raft.append_entries(probe).await.map(drop).map_err(|error| error.to_string())
     }
 }
 

@@ -37,6 +37,16 @@ impl LogStore {
         LogStore { log, marks, offload }
     }
 
+    /// A log that has failed takes nothing any more, and so does not hold what Raft believes it does.
+    /// Raft must hear of that before it goes on: it would call committed what is not there, and
+    /// readers would be shown what is there instead.
+    fn check(&self) -> io::Result<()> {
+        match self.log.failed() {
+            None => Ok(()),
+            Some(why) => Err(io::Error::other(format!("the disk failed: {why}"))),
+        }
+    }
+
     /// Reads `[from, to)`, as much as `max_bytes` allows but at least one entry.
     async fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
         let cached = self.log.read_cached(from, to, max_bytes);
@@ -127,6 +137,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        self.check()?;
         if let Some(committed) = committed {
             let id = types::segment_id(&committed);
             self.log.commit_hint(id);
@@ -146,12 +157,12 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     {
         let entries = entries.into_iter().map(types::log_entry).collect();
         self.log.append(entries, Box::new(move |result| callback.io_completed(result)));
-        Ok(())
+        self.check()
     }
 
     async fn truncate_after(&mut self, last: Option<LogId>) -> io::Result<()> {
         self.log.truncate_after(last.as_ref().map(types::segment_id));
-        Ok(())
+        self.check()
     }
 
     async fn purge(&mut self, upto: LogId) -> io::Result<()> {
@@ -210,5 +221,33 @@ mod tests {
     async fn openrafts_own_storage_suite_passes_on_segments() {
         let builder = Builder { disk: FaultDisk::new(7), made: AtomicU64::new(0) };
         Suite::test_all(builder).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_called_committed_on_a_log_that_could_not_take_it() {
+        let disk = FaultDisk::new(7);
+        let ids = Ids { cluster: 1, node: 1, group: 1 };
+        let opened = segment::open(disk.mount(), Path::new("/1"), ids, Options::default());
+        let Ok(Opened::Ready { log, writer, .. }) = opened else { panic!("an empty disk is not damaged") };
+        segment::spawn_writer_thread(writer, "writer".into()).expect("there are threads");
+        let marks = Arc::new(Marks::new(1));
+        let mut store = LogStore::new(log.clone(), marks.clone(), Offload::Inline);
+        let entry = |term, position| segment::LogEntry::new(SegmentId::new(term, position), segment::Kind::Blank, "");
+        let append = async |entries| {
+            let (done, answered) = oneshot::channel();
+            log.append(entries, Box::new(move |result| drop(done.send(result))));
+            answered.await.unwrap()
+        };
+        append(vec![entry(1, 0), entry(1, 1), entry(1, 2)]).await.unwrap();
+        store.save_committed(Some(types::log_id(SegmentId::new(1, 0)))).await.unwrap();
+        let before = marks.get();
+
+        disk.fail(segment::fault_disk::Fault::eio(segment::fault_disk::Op::Write, 0));
+        append(vec![entry(1, 3)]).await.unwrap_err();
+        // A new leader's word: 1 and 2 are others. The log cannot follow, and still holds the old ones.
+        store.truncate_after(Some(types::log_id(SegmentId::new(1, 0)))).await.unwrap_err();
+        assert_eq!(log.log_id_at(2), Some(SegmentId::new(1, 2)));
+        store.save_committed(Some(types::log_id(SegmentId::new(2, 2)))).await.unwrap_err();
+        assert_eq!(marks.get(), before, "what a new leader committed was claimed of the old entries");
     }
 }

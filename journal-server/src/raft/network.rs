@@ -79,6 +79,15 @@ impl Acknowledged {
         self.inner.lock().entry(follower).or_default().shut_out = true;
     }
 
+    fn last_of(&self, follower: u64) -> Option<segment::LogId> {
+        self.inner.lock().get(&follower)?.last
+    }
+
+    /// Everybody who is.
+    pub fn all_shut_out(&self) -> Vec<u64> {
+        self.inner.lock().iter().filter(|(_, follower)| follower.shut_out).map(|(node, _)| *node).collect()
+    }
+
     pub fn is_shut_out(&self, follower: u64) -> bool {
         self.inner.lock().get(&follower).is_some_and(|follower| follower.shut_out)
     }
@@ -277,10 +286,10 @@ impl Link {
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
-        self.refuse_shut_out()?;
-        // openraft's backoff lives in the request stream: connecting before there is a request would
-        // try a dead peer again and again without a pause.
+        // openraft's backoff lives in the request stream: whoever fails before there is a request is
+        // asked again and again without a pause.
         let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
+        self.refuse_shut_out()?;
         let window = Arc::new(Window { free: Semaphore::new(PIPELINE), under_way: AtomicUsize::new(0) });
         let requests = {
             let feed = Feed { first: Some(first), input: input.fuse(), window: window.clone() };
@@ -353,9 +362,13 @@ impl Link {
         let (node, before) = (self.peer.node(), self.acknowledged.is_shut_out(self.peer.node()));
         let lost = self.acknowledged.has_lost(node, term, last);
         if lost && !before {
+            let acknowledged = self.acknowledged.last_of(node);
             tracing::error!(
                 group = self.group,
                 node = %proto::NodeId(node),
+                term,
+                ?acknowledged,
+                shown = ?last,
                 "this node shows less than it acknowledged: it is shut out and must be replaced"
             );
             let _ = self.lost.try_send(node);

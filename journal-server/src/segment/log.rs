@@ -65,6 +65,8 @@ pub(crate) struct State {
     pub rewinds_queued: usize,
     pub ring: Ring,
     pub durable: Option<LogId>,
+    /// The last id as of the newest sync, whatever has been asked since.
+    pub written: Option<LogId>,
     pub purged_durable: Option<LogId>,
     /// The purge mark and the chain there, where known.
     pub purged_chain: Option<(LogId, u64)>,
@@ -79,6 +81,7 @@ pub(crate) struct State {
 impl State {
     /// The last id that is durable, given what the writer has just made so and what is still asked.
     pub(crate) fn settle_durable(&mut self, written: Option<LogId>) {
+        self.written = written;
         let mut durable = written;
         if self.rewinds_queued > 0 {
             for item in &self.queue {
@@ -270,7 +273,8 @@ impl Log {
     /// segments that hold nothing else. A mark beyond the end of the log empties it.
     pub fn purge(&self, upto: LogId) {
         self.enqueue(|shared, state| {
-            if upto.position < next_position(state.outline.purged()) {
+            // Nothing lies there that could go.
+            if upto.position < next_position(state.outline.purged()) || upto.position < state.outline.first_position() {
                 return Ok(None);
             }
             if state.outline.contains(upto) {
@@ -366,6 +370,12 @@ impl Log {
     /// The last entry that is synced here (or the purge mark, once that is).
     pub fn durable(&self) -> Option<LogId> {
         self.shared.state.lock().durable
+    }
+
+    /// The last id of what a crash at this moment would leave. Other than [`Log::durable`] it does
+    /// not know of truncations and snapshots that are still to be written.
+    pub fn written(&self) -> Option<LogId> {
+        self.shared.state.lock().written
     }
 
     /// The commit hint found at the start, if exactly that id was in the log or is its purge mark.

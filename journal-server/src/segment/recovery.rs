@@ -842,6 +842,7 @@ fn start(
         rewinds_queued: 0,
         ring: Ring::new(options.ring_bytes),
         durable: last,
+        written: last,
         purged_durable: registers.outline.purged(),
         purged_chain: registers.outline.purged().zip(registers.chain_at_purge),
         recovered_commit: registers.committed,

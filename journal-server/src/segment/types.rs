@@ -148,6 +148,8 @@ pub struct Options {
 pub trait SyncWatch: fmt::Debug + Send + Sync {
     /// Runs one sync.
     fn watch(&self, sync: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>;
+    /// A sync that takes simulated time begins; it ends when the answer is dropped.
+    fn begins(&self) -> Box<dyn Send>;
 }
 
 impl Default for Options {

@@ -454,9 +454,11 @@ where
                 }
             }
         };
+        let watched = shared.options.sync_watch.as_ref().map(|watch| watch.begins());
         pause(&plan).await;
         let result = writer.perform(&plan);
         pause(&plan).await;
+        drop(watched);
         writer.done(plan, result);
     }
 }
