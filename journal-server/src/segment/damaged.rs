@@ -6,14 +6,19 @@
 //! a cut the node stores a vote ([`Damaged::store_vote`]), so that it cannot help an older leader
 //! afterwards to commit what it has just given up.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::format::FrameKind;
 use super::fs::File;
+use super::index::Stretch;
+use super::metrics::Metrics;
 use super::recovery::{Opened, Report, open_at};
 use super::replay::{Finding, Replay};
+use super::scan::{Look, Window, look, second_copy};
 use super::shelf::Spare;
 use super::start::{Going, Place};
-use super::types::{Error, Hole, LogEntry, LogId, Vote, next_position};
+use super::types::{Error, Hole, LogEntry, LogId, Version, Vote, next_position};
 use super::wound::Wound;
 
 pub struct Damaged {
@@ -30,6 +35,7 @@ pub struct Damaged {
     findings: Vec<Finding>,
     going: Going,
     failed: Option<String>,
+    metrics: Metrics,
 }
 
 impl std::fmt::Debug for Damaged {
@@ -59,7 +65,8 @@ impl Damaged {
             tracing::error!(journal = place.ids.group, "damaged: the state at the purge mark is lost");
         }
         let going = Going::on(&place, &mut replay, unused, lookup);
-        Damaged {
+        let place_ids = place.ids;
+        let damaged = Damaged {
             place,
             wounds,
             holes,
@@ -73,7 +80,11 @@ impl Damaged {
             findings: replay.findings,
             going,
             failed: None,
-        }
+            metrics: Metrics::new(place_ids.group),
+        };
+        damaged.metrics.damaged_frames.increment(damaged.report.damaged_frames);
+        damaged.metrics.damaged_segments.set(damaged.damaged_segments() as f64);
+        damaged
     }
 
     /// What is missing, lowest position first.
@@ -114,6 +125,100 @@ impl Damaged {
         &self.findings
     }
 
+    /// The versions of the state that can be read, oldest first.
+    pub fn versions(&self) -> &[Version] {
+        self.going.tape.registers.versions.as_slice()
+    }
+
+    /// Holes filled so far.
+    pub fn repaired(&self) -> u64 {
+        self.place.repaired
+    }
+
+    /// Segments that have holes.
+    pub fn damaged_segments(&self) -> u64 {
+        self.holes.iter().map(|hole| hole.segment).collect::<BTreeSet<u64>>().len() as u64
+    }
+
+    /// Why nothing is written any more.
+    pub fn failed(&self) -> Option<&str> {
+        self.failed.as_deref()
+    }
+
+    /// Entries of `[from, to)` that can be read, about `max_bytes` of them, and the positions among them
+    /// that cannot.
+    pub fn read(&self, from: u64, to: u64, max_bytes: usize) -> (Vec<LogEntry>, Vec<u64>) {
+        let (mut entries, mut bad) = (Vec::new(), Vec::new());
+        let mut at = from.max(next_position(self.purged));
+        let end = to.min(next_position(self.last));
+        let mut bytes = 0;
+        while at < end && bytes < max_bytes {
+            let before = at;
+            // A stretch that cannot be read says so position by position.
+            let _ = self.read_stretch(&mut at, end, max_bytes, &mut bytes, &mut entries);
+            if at == before {
+                bad.push(at);
+                at += 1;
+            }
+        }
+        (entries, bad)
+    }
+
+    fn read_stretch(
+        &self,
+        at: &mut u64,
+        end: u64,
+        max_bytes: usize,
+        bytes: &mut usize,
+        out: &mut Vec<LogEntry>,
+    ) -> std::io::Result<()> {
+        if self.wounds.iter().any(|(wound, _)| wound.lacks(*at)) {
+            return Ok(());
+        }
+        let Some(Stretch { segment, mut offset, limit }) = self.going.index.find(*at) else { return Ok(()) };
+        let stop = end.min(limit);
+        let ids = &self.place.ids;
+        let mut window = Window::new(segment.file.clone(), segment.end, 256 << 10);
+        while *at < stop && offset < segment.end && *bytes < max_bytes {
+            let hurt = |wound: &Wound| wound.hole.segment == segment.number && wound.hole.offset == offset;
+            match look(&mut window, ids, segment.number, offset, 0)? {
+                Look::Entries(frame) => {
+                    offset = frame.header.end();
+                    for entry in frame.entries(*at, stop) {
+                        let Ok(entry) = entry else { return Ok(()) };
+                        if entry.id.position != *at {
+                            return Ok(());
+                        }
+                        *bytes += entry.weight();
+                        *at += 1;
+                        out.push(entry);
+                    }
+                }
+                Look::Other(header, _) => offset = header.end(),
+                Look::Headed(header) if header.kind != FrameKind::Entries || header.last_position() < *at => {
+                    offset = header.end();
+                }
+                Look::Headed(_) | Look::Nothing => {
+                    let copy = second_copy(&mut window, ids, segment.number, offset, 0)?;
+                    let hole = self.wounds.iter().map(|(wound, _)| wound).find(|wound| hurt(wound));
+                    let scar = self.findings.iter().find_map(|finding| match finding {
+                        Finding::Scar { segment: number, offset: begin, end } => {
+                            (*number == segment.number && *begin == offset).then_some(*end)
+                        }
+                        _ => None,
+                    });
+                    match (copy, hole, scar) {
+                        (Some((header, _)), ..) => offset = header.end(),
+                        (None, Some(wound), _) => offset = wound.hole.end,
+                        (None, None, Some(end)) => offset = end,
+                        (None, None, None) => return Ok(()),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Takes up entries that belong into holes; whatever is complete and proves to be right is written
     /// and synced. True once no hole is left: then [`Damaged::reopen`].
     ///
@@ -143,13 +248,13 @@ impl Damaged {
                 }
             }
         }
-        let metrics = super::metrics::Metrics::new(self.place.ids.group);
-        metrics.repaired.increment(closed.len() as u64);
+        self.metrics.repaired.increment(closed.len() as u64);
         self.place.repaired += closed.len() as u64;
         for i in closed.into_iter().rev() {
             self.wounds.remove(i);
         }
         self.holes = self.wounds.iter().map(|(wound, _)| wound.hole.clone()).collect();
+        self.metrics.damaged_segments.set(self.damaged_segments() as f64);
         match refused {
             Some(why) => Err(Error::Refused { why }),
             None => Ok(self.wounds.is_empty()),

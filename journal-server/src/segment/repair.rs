@@ -5,6 +5,7 @@
 //! What is broken is found out by reading its whole segment once more (`replay.rs`), and then compared
 //! with the log as it is now: what was truncated or purged since is no hole.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 
 use super::format::SegmentHeader;
@@ -30,7 +31,7 @@ impl Shared {
         let before = holes.len();
         holes.retain(|wound| !gone(&wound.hole));
         if holes.len() != before {
-            self.holes_count.send_replace(holes.len());
+            self.tell_holes(&holes);
         }
     }
 
@@ -48,22 +49,35 @@ impl Shared {
         tracing::error!(journal = self.ids.group, "damaged: {}", wound.hole);
         self.metrics.damaged_frames.increment(1);
         holes.push(wound);
+        self.tell_holes(&holes);
+    }
+
+    fn tell_holes(&self, holes: &[Wound]) {
+        let segments: BTreeSet<u64> = holes.iter().map(|wound| wound.hole.segment).collect();
+        self.metrics.damaged_segments.set(segments.len() as f64);
         self.holes_count.send_replace(holes.len());
+    }
+
+    /// The open hole that a position is in.
+    pub(crate) fn known_hole(&self, segment: u64, position: u64) -> Option<Hole> {
+        let holes = self.holes.lock();
+        let known = holes.iter().find(|wound| wound.hole.segment == segment && wound.lacks(position));
+        known.map(|wound| wound.hole.clone())
     }
 }
 
 /// Finds out what exactly cannot be read in a segment, and what of that is at `position`.
 pub(crate) fn inspect(shared: &Shared, segment: &Segment, position: u64) -> Result<Inspected, Error> {
+    if let Some(hole) = shared.known_hole(segment.number, position) {
+        return Ok(Inspected::Hole(hole));
+    }
     let replay = inspect_all(shared, segment)?;
-    let known = shared.holes.lock().iter().find_map(|wound| {
-        let hole = &wound.hole;
-        (hole.segment == segment.number && hole.first <= position && position <= hole.last).then(|| hole.clone())
-    });
-    match (known, replay.index.find(position)) {
+    match (shared.known_hole(segment.number, position), replay.index.find(position)) {
         (Some(hole), _) => Ok(Inspected::Hole(hole)),
         (None, Some(stretch)) => Ok(Inspected::At(stretch.offset)),
         (None, None) => {
-            Err(Error::Refused { why: format!("position {position} is in no frame of {}", segment.path.display()) })
+            let why = format!("position {position} is in no frame of {}", segment.path.display());
+            Err(Error::Refused { why })
         }
     }
 }

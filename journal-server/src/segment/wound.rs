@@ -139,7 +139,7 @@ impl Wound {
     pub(crate) fn offer(&mut self, entries: &[LogEntry]) -> Result<bool, Refusal> {
         for entry in entries {
             let position = entry.id.position;
-            if position < self.hole.first || position > self.hole.last || !self.needs(position) {
+            if !self.lacks(position) || !self.may_be(entry.id) {
                 continue;
             }
             if crc32fast::hash(&entry.body) != entry.crc {
@@ -154,11 +154,19 @@ impl Wound {
         Ok(self.offered.len() as u64 == needed)
     }
 
-    fn needs(&self, position: u64) -> bool {
+    /// Whether this position is missing.
+    pub(crate) fn lacks(&self, position: u64) -> bool {
         match &self.cause {
             Cause::Bodies { bad, .. } => bad.contains(&position),
-            Cause::Frames { .. } => true,
+            Cause::Frames { .. } => self.hole.first <= position && position <= self.hole.last,
         }
+    }
+
+    /// Whether an id may have been here, by all that is known without the others of the hole.
+    fn may_be(&self, id: LogId) -> bool {
+        let known = self.hole.identities.as_ref().and_then(|ids| ids.get((id.position - self.hole.first) as usize));
+        let low = self.hole.before.map_or(0, |before| before.term);
+        known.is_none_or(|known| *known == id) && low <= id.term && id.term <= self.hole.after.term
     }
 
     /// Once everything was offered: writes and syncs it, if it is right. What is wrong is forgotten, so
