@@ -150,7 +150,7 @@ fn header_before(file: &Path, at: u64) -> u64 {
 }
 
 /// The file, and the place in it, where these bytes are.
-fn find(dir: &Path, bytes: &[u8]) -> Option<(PathBuf, u64)> {
+pub fn find(dir: &Path, bytes: &[u8]) -> Option<(PathBuf, u64)> {
     let mut dirs = vec![dir.to_owned()];
     while let Some(dir) = dirs.pop() {
         for entry in std::fs::read_dir(&dir).ok()?.flatten() {
@@ -168,7 +168,7 @@ fn find(dir: &Path, bytes: &[u8]) -> Option<(PathBuf, u64)> {
     None
 }
 
-fn flip(file: &Path, at: u64) {
+pub fn flip(file: &Path, at: u64) {
     let file = std::fs::File::options().read(true).write(true).open(file).unwrap();
     let mut byte = [0];
     file.read_exact_at(&mut byte, at).unwrap();

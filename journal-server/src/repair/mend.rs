@@ -19,6 +19,8 @@ use crate::segment::{Error, Hole, Log, LogEntry};
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Every so many rounds it is looked whether the damage is still there.
+const RECHECK: u64 = 8;
 
 /// Looks after the holes of one running log.
 pub struct Mender {
@@ -81,7 +83,10 @@ impl Mender {
         let check = self.shared.health.check(self.line());
         let since = Instant::now();
         let (mut stopped, mut pause) = (false, PAUSE_MIN);
-        loop {
+        for round in 0u64.. {
+            if round % RECHECK == RECHECK - 1 {
+                self.recheck().await;
+            }
             let mut waits = Vec::new();
             for hole in self.log.holes() {
                 if let Some(why) = self.fill(&hole).await {
@@ -107,6 +112,15 @@ impl Mender {
             let wait = if stopped { pause } else { pause.min(left) };
             tokio::time::sleep(wait).await;
             pause = (pause * 2).min(PAUSE_MAX);
+        }
+        stopped
+    }
+
+    async fn recheck(&self) {
+        let log = self.log.clone();
+        let recheck = move || log.recheck_blocking().map_err(io::Error::other);
+        if let Err(error) = self.shared.offload().run(recheck).await {
+            tracing::warn!(group = self.group, "looking at damage again: {error}");
         }
     }
 

@@ -10,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 use crate::group::Shared;
 use crate::segment::{Log, Scrubbed, Scrubber};
 
-/// After an error of the disk, or while there is nothing to read.
+/// After an error of the disk.
 const PAUSE: Duration = Duration::from_secs(60);
+/// Even a pass over nothing is not followed by the next at once.
+const REST_MIN: Duration = Duration::from_secs(1);
 
 /// How fast it reads, and how often everything is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,8 +34,7 @@ pub async fn scrub(shared: Arc<Shared>, group: u64, log: Log, stop: Cancellation
         loop {
             let begun = Instant::now();
             scrubber = pass(&shared, group, scrubber).await;
-            // Even a pass over nothing is not followed by the next at once.
-            let rest = shared.scrub.every.saturating_sub(begun.elapsed()).max(PAUSE);
+            let rest = shared.scrub.every.saturating_sub(begun.elapsed()).max(REST_MIN);
             scrubber.rests();
             tokio::time::sleep(rest).await;
         }

@@ -438,6 +438,11 @@ impl Log {
         super::repair::patch_blocking(&self.shared, entries)
     }
 
+    /// Looks at all open holes again: one that can be read now is none.
+    pub fn recheck_blocking(&self) -> Result<(), Error> {
+        super::repair::recheck(&self.shared)
+    }
+
     /// Holes found while reading that are still open.
     pub fn holes(&self) -> Vec<Hole> {
         self.shared.holes.lock().iter().map(|wound| wound.hole.clone()).collect()

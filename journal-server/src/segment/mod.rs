@@ -6,6 +6,7 @@
 //! files beside it.
 
 mod damaged;
+pub mod dump;
 pub mod fault_disk;
 mod format;
 pub mod fs;
@@ -27,10 +28,12 @@ mod shelf;
 mod start;
 mod tape;
 mod types;
+pub mod verify;
 mod wound;
 mod writer;
 
 pub use damaged::Damaged;
+pub use format::{FrameHeader, FrameKind};
 pub use keeper::{Keeper, drive_keeper, spawn_keeper_thread};
 pub use log::Log;
 pub use recovery::{Opened, Report, open};

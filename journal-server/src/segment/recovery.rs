@@ -59,6 +59,7 @@ pub(crate) fn open_at(place: Place) -> Result<Opened, Error> {
     let files = find(fs.as_ref(), dir, options)?;
     let Files { begun, unused } = begun(fs.as_ref(), dir, ids, files)?;
     let mut replay = Replay::new(*ids, options.index_step_bytes);
+    replay.reads_all = options.read_all;
     for (i, segment) in begun.iter().enumerate() {
         replay.segment(segment, begun.get(i + 1))?;
     }

@@ -84,6 +84,35 @@ pub(crate) fn inspect(shared: &Shared, segment: &Segment, position: u64) -> Resu
 
 /// Reads a segment in full and remembers all holes in what the log needs of it.
 pub(crate) fn inspect_all(shared: &Shared, segment: &Segment) -> Result<Replay, Error> {
+    let (replay, wounds) = examine(shared, segment)?;
+    wounds.into_iter().for_each(|wound| shared.remember(wound));
+    Ok(replay)
+}
+
+/// Looks at the segments of all open holes again. What can be read now is no hole any more: not every
+/// error of a disk is for ever.
+pub(crate) fn recheck(shared: &Shared) -> Result<(), Error> {
+    let _alone = shared.patching.lock();
+    let hurt: BTreeSet<u64> = shared.holes.lock().iter().map(|wound| wound.hole.segment).collect();
+    for number in hurt {
+        let segment = shared.index.read().segment(number).cloned();
+        let wounds = match segment {
+            Some(segment) => {
+                // From the device, not from what was read of it before.
+                segment.file.drop_cache().map_err(Error::io(format!("reading {}", segment.path.display())))?;
+                examine(shared, &segment)?.1
+            }
+            None => Vec::new(),
+        };
+        let open: BTreeSet<u64> = wounds.iter().map(|wound| wound.hole.offset).collect();
+        shared.forget_holes(|hole| hole.segment == number && !open.contains(&hole.offset));
+        wounds.into_iter().for_each(|wound| shared.remember(wound));
+    }
+    Ok(())
+}
+
+/// Reads a segment in full: what it amounts to, and the holes in what the log needs of it.
+fn examine(shared: &Shared, segment: &Segment) -> Result<(Replay, Vec<Wound>), Error> {
     let header = match read_header(&segment.file, segment.file_bytes) {
         Ok(header) => header,
         // The index led here: whose it is, is known. Only what lay before it is not.
@@ -105,12 +134,9 @@ pub(crate) fn inspect_all(shared: &Shared, segment: &Segment) -> Result<Replay, 
             shared.scars.lock().insert((*segment, *offset), *end);
         }
     }
-    for wound in std::mem::take(&mut replay.wounds) {
-        if let Some(wound) = needed(shared, segment, wound) {
-            shared.remember(wound);
-        }
-    }
-    Ok(replay)
+    let wounds = std::mem::take(&mut replay.wounds);
+    let wounds = wounds.into_iter().filter_map(|wound| needed(shared, segment, wound)).collect();
+    Ok((replay, wounds))
 }
 
 fn stand_in(shared: &Shared, segment: &Segment) -> SegmentHeader {

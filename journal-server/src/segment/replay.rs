@@ -84,7 +84,7 @@ pub(crate) struct Replay {
     /// Cut what is torn; otherwise change nothing.
     mends: bool,
     /// Read every frame, also where a footer would do.
-    reads_all: bool,
+    pub reads_all: bool,
     pub registers: Registers,
     pub index: Index,
     pub report: Report,
