@@ -10,9 +10,9 @@ use tokio::time::sleep;
 use crate::file_flipped::{find, flip};
 use crate::support::{Story, eventually};
 
-/// Segments of 2 MiB, so that some are sealed soon, and hardly anything in memory.
+/// Segments of 1 MiB, so that some are sealed soon, and hardly anything in memory.
 fn small(flags: &[&str]) -> Options {
-    let sizes = ["--entry-max=1MiB", "--segment-size=2MiB", "--ring-size=64KiB"];
+    let sizes = ["--entry-max=64KiB", "--segment-size=1MiB", "--ring-size=64KiB"];
     Options {
         links: true,
         flags: sizes.iter().chain(flags).map(|flag| (*flag).to_owned()).collect(),

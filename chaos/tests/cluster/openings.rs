@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use journal_client::Journal as _;
 use tokio::time::sleep;
 
 use crate::support::{Story, append, eventually};
@@ -48,7 +47,7 @@ async fn what_is_left_of_deleted_journals_is_removed_at_the_next_start() {
     eventually("the node has the journal", Duration::from_secs(10), async || doomed_dir.is_dir()).await;
     sleep(Duration::from_millis(300)).await;
     node.kill9();
-    story.cluster.client().unwrap().delete(&"doomed".parse().unwrap()).await.unwrap();
+    story.cluster.client().unwrap().admin().delete(&"doomed".parse().unwrap()).await.unwrap();
     // No journal was ever created at this position: its directory is not in the node file.
     let forgotten = dir("1".into());
     std::fs::create_dir(&forgotten).unwrap();
@@ -57,10 +56,10 @@ async fn what_is_left_of_deleted_journals_is_removed_at_the_next_start() {
     node.start().unwrap();
     eventually("both are gone", Duration::from_secs(15), async || !doomed_dir.exists() && !forgotten.exists()).await;
     eventually("the node is ready", Duration::from_secs(10), async || node.ready().await.is_ok()).await;
-    story.end().await;
-    story.same_on(number).await;
     // And it stays a node that starts.
     node.kill9();
     node.start().unwrap();
     eventually("the node is ready again", Duration::from_secs(10), async || node.ready().await.is_ok()).await;
+    story.end().await;
+    story.same_on(number).await;
 }

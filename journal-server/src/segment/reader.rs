@@ -169,7 +169,7 @@ fn read_disk(
     };
     let stop = to.min(limit);
     let mut at = from;
-    let budget = max_bytes.saturating_sub(*bytes) as u64 + shared.options.index_step_bytes;
+    let budget = (max_bytes.saturating_sub(*bytes) as u64).saturating_add(shared.options.index_step_bytes);
     let mut walk = Walk::new(shared, segment, offset, budget.clamp(16 << 10, PIECE_BYTES));
     while at < stop {
         let Some(frame) = walk.next(at)? else { break };

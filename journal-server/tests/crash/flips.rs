@@ -86,7 +86,7 @@ fn reported_or_whole(machine: &Machine) -> Result<bool, String> {
 }
 
 /// A life without faults, up to a moment when nothing is under way.
-fn some_life(rng: &mut SmallRng) -> Result<Machine, String> {
+pub fn some_life(rng: &mut SmallRng) -> Result<Machine, String> {
     let mut machine = Machine::new(rng, honest);
     machine.keep_before = true;
     match machine.open() {
@@ -124,7 +124,7 @@ fn flip_some(seed: u64, seen: &mut Seen) -> Result<(), String> {
 }
 
 /// A byte of what was written, of any segment.
-fn some_byte(disk: &FaultDisk, rng: &mut SmallRng) -> (PathBuf, u64) {
+pub fn some_byte(disk: &FaultDisk, rng: &mut SmallRng) -> (PathBuf, u64) {
     let written: Vec<(PathBuf, u64)> = disk
         .files(Path::new(DIR))
         .into_iter()
@@ -139,7 +139,7 @@ fn some_byte(disk: &FaultDisk, rng: &mut SmallRng) -> (PathBuf, u64) {
 }
 
 /// Whether a byte is of what the last plan wrote, and nothing follows that proves it.
-fn in_last_plan(before: &FaultDisk, after: &FaultDisk, path: &Path, offset: u64) -> bool {
+pub fn in_last_plan(before: &FaultDisk, after: &FaultDisk, path: &Path, offset: u64) -> bool {
     let newest = after
         .files(Path::new(DIR))
         .into_iter()

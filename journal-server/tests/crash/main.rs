@@ -7,6 +7,8 @@ mod machine;
 mod model;
 mod mutants;
 mod stories;
+mod table;
+mod three;
 
 use std::env;
 use std::io::{self, Write};
