@@ -24,10 +24,12 @@ fn small(flags: &[&str]) -> Options {
 async fn filled(options: Options) -> Story {
     let mut story = Story::begin_with(options).await;
     story.end().await;
-    let load = Load { entry_bytes: 16 << 10, ..Load::default() };
+    let load = Load { entry_bytes: 4 << 10, ..Load::default() };
     let more = Traffic::start(story.journal.clone(), load, 100);
     sleep(Duration::from_secs(2)).await;
-    more.stop().await;
+    let history = more.stop().await;
+    let counts = history.counts();
+    assert!(counts.committed > 100, "{counts:?}, such as {:?}", history.appends.first());
     story
 }
 
@@ -100,7 +102,7 @@ async fn damage_that_goes_away_by_itself_is_forgotten() {
     })
     .await;
     flip(&file, at);
-    eventually("it is looked at again", Duration::from_secs(10), async || {
+    eventually("it is looked at again", Duration::from_secs(30), async || {
         story.cluster.status(follower).await.unwrap().disk.unwrap().segments_damaged == 0
     })
     .await;

@@ -19,8 +19,8 @@ use crate::segment::{Error, Hole, Log, LogEntry};
 
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
-/// Every so many rounds it is looked whether the damage is still there.
-const RECHECK: u64 = 8;
+/// So often it is looked whether the damage is still there.
+const RECHECK: Duration = Duration::from_secs(3);
 
 /// Looks after the holes of one running log.
 pub struct Mender {
@@ -81,23 +81,23 @@ impl Mender {
     /// Fills holes until there are none. True: that took so long that the group had to be stopped.
     async fn fill_all(&self) -> bool {
         let check = self.shared.health.check(self.line());
-        let since = Instant::now();
-        let (mut stopped, mut pause) = (false, PAUSE_MIN);
-        for round in 0u64.. {
-            if round % RECHECK == RECHECK - 1 {
-                self.recheck().await;
-            }
-            let mut waits = Vec::new();
-            for hole in self.log.holes() {
-                if let Some(why) = self.fill(&hole).await {
-                    waits.push(why);
-                }
+        let deadline = Instant::now() + PATIENCE;
+        let (mut stopped, mut pause, mut checked) = (false, PAUSE_MIN, Instant::now());
+        let mut why = String::new();
+        loop {
+            match stopped {
+                true => why = self.round().await,
+                false => match tokio::time::timeout_at(deadline, self.round()).await {
+                    Ok(waits) => why = waits,
+                    // Whoever is asked takes longer than the readers may wait.
+                    Err(_) if why.is_empty() => why = self.names(),
+                    Err(_) => {}
+                },
             }
             if self.log.holes().is_empty() {
                 return stopped;
             }
-            let why = waits.join("; ");
-            if since.elapsed() >= PATIENCE && !stopped {
+            if Instant::now() >= deadline && !stopped {
                 stopped = true;
                 tracing::error!(group = self.group, "stopped: damage that nobody fills: {why}");
                 if let Some(replica) = self.replica.get() {
@@ -108,12 +108,30 @@ impl Mender {
                 true => check.not_ready(format!("stopped: damaged, and waiting for peers: {why}")),
                 false => check.degraded(format!("damaged, and being repaired: {why}")),
             }
-            let left = PATIENCE.saturating_sub(since.elapsed());
-            let wait = if stopped { pause } else { pause.min(left) };
-            tokio::time::sleep(wait).await;
+            let wake = Instant::now() + pause;
+            tokio::time::sleep_until(if stopped { wake } else { wake.min(deadline) }).await;
             pause = (pause * 2).min(PAUSE_MAX);
+            if checked.elapsed() >= RECHECK {
+                self.recheck().await;
+                checked = Instant::now();
+            }
         }
-        stopped
+    }
+
+    /// Asks everybody once for everything. What is still missing, and why.
+    async fn round(&self) -> String {
+        let mut waits = Vec::new();
+        for hole in self.log.holes() {
+            if let Some(why) = self.fill(&hole).await {
+                waits.push(why);
+            }
+        }
+        waits.join("; ")
+    }
+
+    fn names(&self) -> String {
+        let holes: Vec<String> = self.log.holes().iter().map(|hole| format!("{hole} (nobody has answered)")).collect();
+        holes.join("; ")
     }
 
     async fn recheck(&self) {

@@ -34,7 +34,7 @@ struct Replica {
 
 enum Node {
     Runs { log: Log, torn: bool },
-    Waits(Damaged),
+    Waits(Box<Damaged>),
 }
 
 #[test]
@@ -123,8 +123,8 @@ fn flip_each(replicas: &[Replica], rng: &mut SmallRng, seen: &mut Seen) -> Resul
     }
     let mut repaired = [false; 3];
     for _ in 0..3 {
-        for number in 0..3 {
-            repaired[number] |= help(&mut nodes, number)?;
+        for (number, repaired) in repaired.iter_mut().enumerate() {
+            *repaired |= help(&mut nodes, number)?;
         }
     }
     for (number, node) in nodes.into_iter().enumerate() {
@@ -138,7 +138,7 @@ fn flip_each(replicas: &[Replica], rng: &mut SmallRng, seen: &mut Seen) -> Resul
 fn node(opened: Opened) -> Node {
     match opened {
         Opened::Ready { log, report, .. } => Node::Runs { log, torn: report.torn_frames > 0 },
-        Opened::Damaged(damaged) => Node::Waits(damaged),
+        Opened::Damaged(damaged) => Node::Waits(Box::new(damaged)),
     }
 }
 
