@@ -66,7 +66,11 @@ impl Engine {
         self.drivers.close();
         self.drivers.wait().await;
         let threads = std::mem::take(&mut *self.threads.lock());
-        let join = move || threads.into_iter().map(JoinHandle::join).all(|ended| ended.is_ok());
+        let log = self.log.clone();
+        let join = move || {
+            log.wait_for_patches_blocking();
+            threads.into_iter().map(JoinHandle::join).all(|ended| ended.is_ok())
+        };
         if !self.env.blocking(join).await {
             tracing::error!(id = self.id, "a thread of the log panicked");
         }

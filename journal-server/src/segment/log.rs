@@ -487,6 +487,11 @@ impl Log {
         self.shared.keeper.stop();
     }
 
+    /// Waits, after [`Log::close`], until nobody writes into a hole any more.
+    pub fn wait_for_patches_blocking(&self) {
+        drop(self.shared.patching.lock());
+    }
+
     /// Gives the memory of the ring back, as far as it is synced.
     pub fn shrink(&self) {
         let mut state = self.shared.state.lock();

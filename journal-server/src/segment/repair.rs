@@ -208,6 +208,9 @@ fn needed(shared: &Shared, segment: &Segment, mut wound: Wound) -> Option<Wound>
 pub(crate) fn patch_blocking(shared: &Shared, entries: &[LogEntry]) -> Result<(), Error> {
     // One at a time; nobody else writes below what is synced.
     let _alone = shared.patching.lock();
+    if shared.state.lock().closing {
+        return Err(Error::Refused { why: "the log is closed".into() });
+    }
     let mut wounds = shared.holes.lock().clone();
     let mut refused = None;
     for wound in &mut wounds {

@@ -2,6 +2,7 @@
 //! by an oracle that knows what was answered. `docs/TESTING.md` tells how to run and replay them.
 
 mod case;
+mod filling;
 mod flips;
 mod machine;
 mod model;
