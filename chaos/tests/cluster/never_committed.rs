@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use chaos::cluster::Options;
 use chaos::history::Outcome;
+use chaos::traffic::Load;
 use tokio::time::sleep;
 
 use crate::file_flipped::{find, flip};
@@ -14,7 +15,9 @@ use crate::support::{Story, eventually};
 /// instead of waiting for ever.
 #[tokio::test]
 async fn a_damaged_entry_that_nobody_else_ever_had_is_given_up() {
-    let mut story = Story::begin_with(Options { links: true, ..Options::default() }).await;
+    // Most of the appenders rest when the leader is cut off, and append to it then.
+    let load = Load { appenders: 32, rest: Duration::from_millis(50), ..Load::default() };
+    let mut story = Story::begin_under(Options { links: true, ..Options::default() }, load).await;
     let old = story.leader().await;
     story.cluster.isolate(old);
     sleep(Duration::from_secs(3)).await;

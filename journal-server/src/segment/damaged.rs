@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::format::FrameKind;
+use super::format::{FrameKind, TRAILER_BYTES, decode_trailer};
 use super::fs::File;
 use super::index::Stretch;
 use super::metrics::Metrics;
@@ -17,6 +17,7 @@ use super::recovery::{Opened, Report, open_at};
 use super::replay::{Finding, Replay};
 use super::scan::{Look, Window, look, second_copy};
 use super::shelf::Spare;
+use super::shelf::zero;
 use super::start::{Going, Place};
 use super::types::{Error, Hole, LogEntry, LogId, Version, Vote, next_position};
 use super::wound::Wound;
@@ -64,7 +65,7 @@ impl Damaged {
         if replay.state_lost {
             tracing::error!(journal = place.ids.group, "damaged: the state at the purge mark is lost");
         }
-        let going = Going::on(&place, &mut replay, unused, lookup);
+        let going = Going::on(&place, &mut replay, unused, lookup, false);
         let place_ids = place.ids;
         let damaged = Damaged {
             place,
@@ -323,10 +324,27 @@ impl Damaged {
         if self.chain_lost {
             return Err(Error::Refused { why: "the newest entries must be filled first".into() });
         }
-        what(&mut self.going).map_err(|error| {
+        let written = self.open_footers().and_then(|()| what(&mut self.going));
+        written.map_err(|error| {
             self.failed = Some(error.to_string());
             self.place.writing()(error)
         })
+    }
+
+    /// Makes sure that segments with holes are read frame by frame at every start, also if a segment is
+    /// begun behind them: takes away what would lead to their footers.
+    fn open_footers(&self) -> std::io::Result<()> {
+        for (wound, file) in &self.wounds {
+            let Some(segment) = self.going.index.segment(wound.hole.segment) else { continue };
+            let Some(at) = segment.file_bytes.checked_sub(TRAILER_BYTES) else { continue };
+            let mut trailer = [0; TRAILER_BYTES as usize];
+            file.read_exact_at(&mut trailer, at)?;
+            if decode_trailer(&trailer, &self.place.ids, segment.number).is_some() {
+                zero(file.as_ref(), at, at + TRAILER_BYTES)?;
+                file.sync()?;
+            }
+        }
+        Ok(())
     }
 
     fn check_usable(&self) -> Result<(), Error> {

@@ -50,8 +50,15 @@ pub(crate) struct Going {
 }
 
 impl Going {
-    /// `replay`'s registers, index and tail move in here.
-    pub(crate) fn on(place: &Place, replay: &mut Replay, unused: Option<(u64, Spare)>, lookup: ChainLookup) -> Going {
+    /// `replay`'s registers, index and tail move in here. Unless it `seals`, no segment is ended: the footer
+    /// of one with a hole would be believed at the next start, and its frames not be read.
+    pub(crate) fn on(
+        place: &Place,
+        replay: &mut Replay,
+        unused: Option<(u64, Spare)>,
+        lookup: ChainLookup,
+        seals: bool,
+    ) -> Going {
         let index = std::mem::take(&mut replay.index);
         let last_number = index.segments().next_back().map_or(0, |segment| segment.number);
         let shelf = Arc::new(Shelf::new(place.fs.clone(), &place.dir, place.options.segment_bytes, last_number));
@@ -84,7 +91,11 @@ impl Going {
         }
         let registers = std::mem::take(&mut replay.registers);
         let run = replay.run + 1;
-        let tape = Tape::new(place.ids, run, &place.options, registers, active, shelf.clone(), lookup);
+        let mut options = place.options.clone();
+        if !seals {
+            options.segment_bytes = u64::MAX;
+        }
+        let tape = Tape::new(place.ids, run, &options, registers, active, shelf.clone(), lookup);
         Going { tape, shelf, index, begins }
     }
 
@@ -118,7 +129,7 @@ pub(crate) fn start(place: Place, mut replay: Replay, unused: Option<(u64, Spare
             None => Err(Error::Refused { why: "the journal is still being opened".into() }),
         })
     };
-    let mut going = Going::on(&place, &mut replay, unused, lookup);
+    let mut going = Going::on(&place, &mut replay, unused, lookup, true);
     // The State frame of a run drops for good what recovery dropped, and proves all before it.
     let run_begins = |tape: &mut Tape, sheet: &mut Sheet, opened: bool| {
         if opened { Ok(()) } else { tape.state(sheet, SUB_RUN) }
