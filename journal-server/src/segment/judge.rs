@@ -16,7 +16,8 @@ pub(crate) enum Verdict {
 /// states what the plans before it had made durable. So a frame of the last plan is promised by
 /// nobody, and nobody was told of it, or it was synced and nobody can know (the idle mark closes that
 /// window after ten milliseconds). Every older frame is promised by every frame of every later plan.
-/// A segment is sealed and synced before a byte of the next is written.
+/// A segment is sealed and synced before a byte of the next is written. (One more proof is seen by the
+/// caller: a segment is removed only once the purge mark that allows it is synced.)
 pub(crate) fn judge(at: u64, promises: impl IntoIterator<Item = u64>, followed: bool) -> Verdict {
     let promised = promises.into_iter().any(|synced_upto| synced_upto > at);
     if promised || followed { Verdict::Damaged } else { Verdict::Torn }

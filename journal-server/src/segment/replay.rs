@@ -334,7 +334,12 @@ impl Replay {
                 run = self.take(&mut tail, copy.end(), Whole::Other(copy, payload))?;
                 continue;
             }
-            let (verdict, behind) = self.judge_at(&mut window, begun, at, run, known_end).map_err(reading)?;
+            let (mut verdict, behind) = self.judge_at(&mut window, begun, at, run, known_end).map_err(reading)?;
+            // Older segments are gone, and nothing read so far has purged them: whatever did lies from here
+            // on, and they were removed only when it was synced.
+            if !self.registers.outline.is_complete() {
+                verdict = Verdict::Damaged;
+            }
             if verdict == Verdict::Torn {
                 // What is torn still tells what a gap before it amounted to.
                 match &unread {

@@ -9,6 +9,7 @@
 //! | the same, and the process was killed, not the machine | synced at the start, then read: whole or torn | as above |
 //! | bad last frame, nothing behind it | torn | cut, and it comes back from peers |
 //! | bad last frame, an idle mark or a clean stop behind it | damaged | hole |
+//! | bad last plan, but segments are gone that only its purge mark let go | damaged | passed over, or a hole |
 //! | a hint that names what is not in the log | lost with a crash | dropped, never clamped |
 //! | the log ends before what was acknowledged | lost data | the leader shuts the node out (`raft/network.rs`) |
 //! | one copy of a doubled frame bad | whole | read from the other |
@@ -234,6 +235,30 @@ fn a_bad_last_frame_before_a_clean_stop_is_a_hole() {
     case.power_cut();
     case.flip(&place);
     case.must_wait_for(2, 2);
+}
+
+#[test]
+fn a_bad_frame_before_a_purge_that_has_let_segments_go_is_damaged() {
+    let mut case = case(32 << 10);
+    // Until a segment has just begun that is not the first.
+    while case.machine.oracle.asked.next() < 30 || case.end().1 > 14_000 {
+        case.append(1);
+    }
+    let place = case.end();
+    case.ask(2);
+    let mark = case.machine.oracle.asked.last().unwrap();
+    case.machine.ask(Act::Purge(mark));
+    case.ask(1);
+    case.machine.settle().unwrap();
+    case.machine.keep();
+    case.power_cut();
+    let files = case.machine.disk.files(Path::new(DIR));
+    assert!(!files[0].ends_with("0000000000000001.seg") && files.contains(&place.0), "{files:?}");
+    // Nothing behind this frame promises it, but it is known to have been synced by what is gone.
+    case.flip(&place);
+    let (log, report) = case.ready();
+    assert_eq!((log.purged(), log.last()), (Some(mark), Some(LogId::new(1, mark.position + 1))));
+    assert_eq!(report.torn_frames, 0);
 }
 
 #[test]
