@@ -206,10 +206,14 @@ impl Groups {
         }
         // A journal's id is the position of its creation. Above what was applied here, the catalogue may
         // not have heard of it yet.
-        let gone = |id: &&u64| **id < applied && !wanted.contains_key(id) && !self.openings.lock().contains_key(id);
-        let remains: Vec<u64> = self.remains.lock().iter().filter(gone).copied().collect();
+        let unwanted = |id: &&u64| !wanted.contains_key(id) && !self.openings.lock().contains_key(id);
+        let remains: Vec<u64> = self.remains.lock().iter().filter(unwanted).copied().collect();
         let mut all_done = true;
         for id in remains {
+            if id >= applied {
+                all_done = false;
+                continue;
+            }
             match self.remove(id).await {
                 Ok(()) => {
                     self.remains.lock().remove(&id);

@@ -150,6 +150,9 @@ impl Drop for Entered {
     }
 }
 
+/// More damage than this is told in several answers.
+const DAMAGED_MAX: usize = 4096;
+
 fn answer_running(log: &Log, from: u64, to: u64, max_bytes: usize) -> Answer {
     // The vote first: it never falls, so it stands for whatever is read after it.
     let vote = log.vote();
@@ -157,7 +160,7 @@ fn answer_running(log: &Log, from: u64, to: u64, max_bytes: usize) -> Answer {
     let (mut at, end) = (from.max(first), to.min(last.map_or(0, |id| id.position + 1)));
     let mut answer = Answer { vote, last, first, ..Answer::default() };
     let mut room = max_bytes;
-    while at < end && room > 0 {
+    while at < end && room > 0 && answer.damaged.len() < DAMAGED_MAX {
         match log.read_blocking(at, end, room) {
             Ok(entries) if entries.is_empty() => break,
             Ok(entries) => {

@@ -119,7 +119,11 @@ async fn cut(shared: &Arc<Shared>, group: u64, patient: &Patient, hole: Hole, he
     let cut = move || {
         let mut damaged = patient.lock();
         let damaged = damaged.as_mut().expect("taken only after the last round");
-        let voters = raft::voters_below(damaged, hole.first)?;
+        // Without voters nothing is ruled: better to wait than to fail.
+        let voters = raft::voters_below(damaged, hole.first).unwrap_or_else(|error| {
+            tracing::warn!(group, "the voters below {} are not known: {error}", hole.first);
+            Vec::new()
+        });
         let Ruling::Cut { vote } = Case::new(&hole, damaged.vote(), voters).rule(&heard) else {
             return Ok(false);
         };

@@ -39,6 +39,9 @@ pub struct Damaged {
     metrics: Metrics,
 }
 
+/// More positions than these that cannot be read are told by another call.
+const BAD_MAX: usize = 4096;
+
 impl std::fmt::Debug for Damaged {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Damaged")
@@ -153,7 +156,7 @@ impl Damaged {
         let mut at = from.max(next_position(self.purged));
         let end = to.min(next_position(self.last));
         let mut bytes = 0;
-        while at < end && bytes < max_bytes {
+        while at < end && bytes < max_bytes && bad.len() < BAD_MAX {
             let before = at;
             // A stretch that cannot be read says so position by position.
             let _ = self.read_stretch(&mut at, end, max_bytes, &mut bytes, &mut entries);

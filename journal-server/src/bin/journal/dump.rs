@@ -20,7 +20,7 @@ Examples:
   journal dump /var/lib/journal/groups/7/0000000000000001.seg
   journal dump /var/lib/journal --json | jq 'select(.whole == false)'")]
 pub struct Args {
-    /// A node's data directory, a log in it (groups/<id>), or one segment
+    /// A node's data directory, a log in it (`groups/ID`), or one segment
     #[arg(value_name = "DIR|SEGMENT")]
     path: PathBuf,
     /// A line for every entry too
