@@ -4,25 +4,42 @@
 //! leader. Owns the open groups; everybody else asks here by id.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use proto::JournalId;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
-use crate::group::{Group, Lead, Shared};
+use crate::group::{Group, Lead, Opening, Shared};
 use crate::raft::CommandError;
 use crate::refusal::{self, Reason, Refusal};
 use crate::state::{Catalogue, Command, GroupState, Journal, JournalRecord, Member, Outcome, TrimPolicy};
+
+/// What could not be done is tried again so much later, twice as much each time.
+const RETRY_MIN: Duration = Duration::from_millis(200);
+const RETRY_MAX: Duration = Duration::from_secs(10);
 
 pub struct Groups {
     shared: Arc<Shared>,
     system: Arc<Group>,
     journals: RwLock<BTreeMap<u64, Arc<Group>>>,
     /// Why a listed journal does not run here.
-    troubles: RwLock<BTreeMap<u64, String>>,
+    troubles: Arc<RwLock<BTreeMap<u64, String>>>,
+    /// Journals that are being opened, each by a task of its own.
+    openings: Mutex<BTreeMap<u64, Attempt>>,
+    /// Journals that have, or may have, something on this disk and do not run here: if the catalogue
+    /// has let go of them, it is removed.
+    remains: Mutex<BTreeSet<u64>>,
     lost: mpsc::Sender<u64>,
+}
+
+struct Attempt {
+    give_up: CancellationToken,
+    /// It is open, or it has said what it waits for.
+    told: watch::Receiver<bool>,
 }
 
 impl Groups {
@@ -32,15 +49,28 @@ impl Groups {
         let (lost, lost_nodes) = mpsc::channel(16);
         let id = JournalId::SYSTEM.0;
         let genesis = GroupState::Catalogue(Catalogue::default());
-        let system = Group::open(shared.clone(), id, genesis, voters, lost.clone()).await?;
+        let waiting = shared.health.check("system");
+        let tell: crate::repair::Tell = Arc::new(move |why| waiting.not_ready(why));
+        let opening = Opening { give_up: &shared.stop, tell: &tell };
+        let system = Group::open(shared.clone(), id, genesis, voters, lost.clone(), opening).await?;
+        drop(tell);
         let groups = Arc::new(Groups {
             shared: shared.clone(),
             system,
             journals: RwLock::default(),
-            troubles: RwLock::default(),
+            troubles: Arc::default(),
+            openings: Mutex::default(),
+            remains: Mutex::default(),
             lost,
         });
+        *groups.remains.lock() = groups.on_disk().await?;
         groups.follow_once().await;
+        // Whoever is told that the node has started finds its journals, as far as they are well.
+        let first: Vec<_> = groups.openings.lock().values().map(|attempt| attempt.told.clone()).collect();
+        for mut told in first {
+            // An attempt that is over has told everything.
+            let _ = told.wait_for(|told| *told).await;
+        }
         shared.tasks.spawn(follow(groups.clone()));
         shared.tasks.spawn(crate::carry::carry(groups.clone(), lost_nodes));
         Ok(groups)
@@ -144,66 +174,157 @@ impl Groups {
         tokio::time::timeout(Duration::from_secs(10), led).await.map_err(late)
     }
 
-    /// Opens what should be open and closes what should not.
-    async fn follow_once(&self) {
+    /// Opens what should be open, closes what should not, removes what the catalogue has let go of.
+    /// False: something could not be done, and should be tried again.
+    async fn follow_once(self: &Arc<Self>) -> bool {
+        // In this order: what was created below `applied` is in a state that is read afterwards.
+        let applied = self.system.mark().applied;
         let wanted = self.with_catalogue(|catalogue| catalogue.journals.clone());
-        let open: BTreeSet<u64> = self.journals.read().keys().copied().collect();
         for (id, record) in &wanted {
-            if !open.contains(id) {
-                self.open(*id, record).await;
-            }
-            if let Ok(group) = self.get(*id) {
-                group.set_quota(record.quota_bytes);
+            let open = self.journals.read().get(id).cloned();
+            match open {
+                Some(group) if group.is_to_be_reopened() => {
+                    tracing::info!(journal = record.name, id, "opening the repaired journal again");
+                    self.journals.write().remove(id);
+                    group.close().await;
+                    self.begin_opening(*id, record);
+                }
+                Some(group) => group.set_quota(record.quota_bytes),
+                None if self.openings.lock().contains_key(id) => {}
+                None => self.begin_opening(*id, record),
             }
         }
-        for id in open.iter().filter(|id| !wanted.contains_key(id)) {
-            self.discard(*id).await;
+        for (_, attempt) in self.openings.lock().iter().filter(|(id, _)| !wanted.contains_key(id)) {
+            attempt.give_up.cancel();
         }
-    }
-
-    async fn open(&self, id: u64, record: &JournalRecord) {
-        let open = async {
-            let genesis = GroupState::Journal(Journal::default());
-            Group::open(self.shared.clone(), id, genesis, record.voters.clone(), self.lost.clone()).await
-        };
-        match open.await {
-            Ok(group) => {
-                tracing::info!(journal = record.name, id, "journal opened");
-                self.troubles.write().remove(&id);
-                self.journals.write().insert(id, group);
+        let unwanted = |id: &&u64| !wanted.contains_key(id);
+        let closed: Vec<u64> = self.journals.read().keys().filter(unwanted).copied().collect();
+        for id in closed {
+            let Some(group) = self.journals.write().remove(&id) else { continue };
+            group.close().await;
+            self.remains.lock().insert(id);
+        }
+        // A journal's id is the position of its creation. Above what was applied here, the catalogue may
+        // not have heard of it yet.
+        let unwanted = |id: &&u64| !wanted.contains_key(id) && !self.openings.lock().contains_key(id);
+        let remains: Vec<u64> = self.remains.lock().iter().filter(unwanted).copied().collect();
+        let mut all_done = true;
+        for id in remains {
+            if id >= applied {
+                all_done = false;
+                continue;
             }
-            Err(error) => {
-                tracing::error!(journal = record.name, id, "the journal cannot be opened: {error:#}");
-                self.troubles.write().insert(id, format!("{error:#}"));
-                // Damage waits for its repair, and a full disk for room. Any other failure of the disk
-                // is final, here as everywhere: the next process finds out what is really there.
-                if disk_failed(&error) {
-                    let why = format!("journal {id} cannot be opened: {error:#}");
-                    drop(self.shared.failed.try_send(why));
+            match self.remove(id).await {
+                Ok(()) => {
+                    self.remains.lock().remove(&id);
+                    tracing::info!(id, "a deleted journal's files are removed");
+                }
+                Err(error) => {
+                    all_done = false;
+                    tracing::warn!(id, "a deleted journal's files could not be removed yet: {error}");
                 }
             }
         }
+        all_done
     }
 
-    /// Closes a deleted journal and removes its files.
-    async fn discard(&self, id: u64) {
-        let Some(group) = self.journals.write().remove(&id) else { return };
-        group.close().await;
-        let identity = &self.shared.identity;
-        if let Err(error) = identity.note_closed(JournalId(id)).await {
-            return tracing::warn!(id, "a deleted journal could not be forgotten: {error}");
+    fn begin_opening(self: &Arc<Self>, id: u64, record: &JournalRecord) {
+        let give_up = self.shared.stop.child_token();
+        let (tell, told) = watch::channel(false);
+        self.openings.lock().insert(id, Attempt { give_up: give_up.clone(), told });
+        self.troubles.write().insert(id, "it is being opened".to_owned());
+        let (groups, record) = (self.clone(), record.clone());
+        self.shared.tasks.spawn(async move {
+            let group = groups.open(id, &record, &give_up, tell).await;
+            // Whoever looks finds it here or there, and never in neither place.
+            if let Some(group) = group {
+                match give_up.is_cancelled() {
+                    true => group.close().await,
+                    false => drop(groups.journals.write().insert(id, group)),
+                }
+            }
+            groups.troubles.write().remove(&id);
+            groups.remains.lock().insert(id);
+            groups.openings.lock().remove(&id);
+            groups.shared.look.notify_one();
+        });
+    }
+
+    /// Opens a journal, however often it takes. None: it is not wanted any more.
+    async fn open(
+        &self,
+        id: u64,
+        record: &JournalRecord,
+        give_up: &CancellationToken,
+        told: watch::Sender<bool>,
+    ) -> Option<Arc<Group>> {
+        let told = Arc::new(told);
+        let tell: crate::repair::Tell = {
+            let (troubles, told) = (self.troubles.clone(), told.clone());
+            Arc::new(move |why| {
+                troubles.write().insert(id, why);
+                told.send_replace(true);
+            })
+        };
+        let mut pause = RETRY_MIN;
+        loop {
+            let genesis = GroupState::Journal(Journal::default());
+            let opening = Opening { give_up, tell: &tell };
+            let (voters, lost) = (record.voters.clone(), self.lost.clone());
+            match Group::open(self.shared.clone(), id, genesis, voters, lost, opening).await {
+                Ok(group) => {
+                    tracing::info!(journal = record.name, id, "journal opened");
+                    group.set_quota(record.quota_bytes);
+                    return Some(group);
+                }
+                Err(_) if give_up.is_cancelled() => return None,
+                Err(error) => {
+                    tracing::error!(journal = record.name, id, "the journal cannot be opened, trying again: {error:#}");
+                    tell(format!("{error:#}"));
+                    // Damage waits for its repair, and a full disk for room. Any other failure of the
+                    // disk is final, here as everywhere: the next process finds out what is there.
+                    if disk_failed(&error) {
+                        let why = format!("journal {id} cannot be opened: {error:#}");
+                        drop(self.shared.failed.try_send(why));
+                    }
+                }
+            }
+            give_up.run_until_cancelled(tokio::time::sleep(pause)).await?;
+            pause = (pause * 2).min(RETRY_MAX);
         }
+    }
+
+    /// Journals that have something on this disk, or should have.
+    async fn on_disk(&self) -> anyhow::Result<BTreeSet<u64>> {
+        let identity = &self.shared.identity;
+        let mut ids: BTreeSet<u64> = identity.file().groups.keys().map(|id| id.0).collect();
+        let (fs, dir) = (self.shared.env.fs.clone(), identity.groups_dir());
+        for path in self.shared.offload().run(move || fs.list(&dir)).await? {
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            ids.extend(name.parse::<u64>());
+        }
+        ids.remove(&JournalId::SYSTEM.0);
+        Ok(ids)
+    }
+
+    /// Removes the files of a journal that the catalogue has let go of. May be tried again, also after a
+    /// crash at any moment: what is not in the node file is not missed, and its directory is found at
+    /// the next start.
+    async fn remove(&self, id: u64) -> io::Result<()> {
+        let identity = &self.shared.identity;
+        identity.note_closed(JournalId(id)).await?;
         let (fs, dir) = (self.shared.env.fs.clone(), identity.group_dir(JournalId(id)));
         let remove = move || {
-            for path in fs.list(&dir)? {
+            let paths = match fs.list(&dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+                paths => paths?,
+            };
+            for path in paths {
                 fs.unlink(&path)?;
             }
             fs.remove_dir(&dir)
         };
-        match self.shared.offload().run(remove).await {
-            Ok(()) => tracing::info!(id, "journal deleted"),
-            Err(error) => tracing::warn!(id, "a deleted journal's files could not be removed: {error}"),
-        }
+        self.shared.offload().run(remove).await
     }
 
     /// Hands all leaderships over, for a stop that nobody should notice.
@@ -219,6 +340,12 @@ impl Groups {
     }
 
     pub async fn close(&self) {
+        let attempts: Vec<_> = self.openings.lock().values().map(|it| (it.give_up.clone(), it.told.clone())).collect();
+        for (give_up, mut told) in attempts {
+            give_up.cancel();
+            // The sender goes when the attempt is over.
+            while told.changed().await.is_ok() {}
+        }
         for group in self.all() {
             group.close().await;
         }
@@ -233,20 +360,20 @@ fn disk_failed(error: &anyhow::Error) -> bool {
     io.is_some_and(|error| !full.contains(&error.kind()))
 }
 
-/// A journal that could not be opened is tried again after so long.
-const OPEN_AGAIN: Duration = Duration::from_secs(5);
-
 /// Follows the catalogue until the node stops.
 async fn follow(groups: Arc<Groups>) {
     let mut state = groups.system.replica().watch_state();
     let stop = groups.shared.stop.clone();
+    let mut pause = RETRY_MIN;
     loop {
-        groups.follow_once().await;
-        let again = if groups.troubles.read().is_empty() { Duration::MAX } else { OPEN_AGAIN };
+        let done = groups.follow_once().await;
+        let again = if done { Duration::MAX } else { pause };
+        pause = if done { RETRY_MIN } else { (pause * 2).min(RETRY_MAX) };
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
             changed = state.changed() => if changed.is_err() { return },
+            () = groups.shared.look.notified() => {}
             () = tokio::time::sleep(again) => {}
         }
     }

@@ -20,6 +20,7 @@ use crate::health::{Check, Health};
 use crate::identity::{Identity, Member};
 use crate::raft::Role;
 use crate::refusal::{Reason, Refusal};
+use crate::repair::Repairs;
 
 /// How often nodes tell each other how they are.
 const EXCHANGE: Duration = Duration::from_millis(500);
@@ -33,6 +34,7 @@ pub struct Node {
     pub disk: Disk,
     health: Health,
     pub forming: Forming,
+    repairs: Arc<Repairs>,
     started: Instant,
     peers: Mutex<BTreeMap<u64, (Instant, NodeHealth)>>,
     /// The other members, as last looked at.
@@ -47,6 +49,7 @@ impl Node {
         disk: Disk,
         health: Health,
         forming: Forming,
+        repairs: Arc<Repairs>,
     ) -> Arc<Node> {
         Arc::new(Node {
             name: config.name.clone(),
@@ -55,6 +58,7 @@ impl Node {
             disk,
             health,
             forming,
+            repairs,
             started: Instant::now(),
             peers: Mutex::default(),
             others: Mutex::default(),
@@ -128,6 +132,8 @@ impl Node {
                 sync_p99_us: syncs.p99.as_micros() as u64,
                 sync_max_us: syncs.max.as_micros() as u64,
                 health: self.disk.health().to_string(),
+                segments_damaged: self.repairs.damaged_segments(),
+                frames_repaired: self.repairs.repaired(),
                 ..wire::DiskStatus::default()
             }),
             ..wire::StatusReply::default()

@@ -3,6 +3,8 @@
 
 use std::io;
 
+use crate::env::Drive;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offload {
     Pool,
@@ -10,6 +12,13 @@ pub enum Offload {
 }
 
 impl Offload {
+    pub fn of(drive: Drive) -> Offload {
+        match drive {
+            Drive::Threads => Offload::Pool,
+            Drive::Tasks => Offload::Inline,
+        }
+    }
+
     pub async fn run<T: Send + 'static>(self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
         match self {
             Offload::Inline => work(),

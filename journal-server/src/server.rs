@@ -16,7 +16,7 @@ use journal_client::transport::{self, ChannelOptions};
 use proto::NodeId;
 use proto::journal::{catalogue_server::CatalogueServer, cluster_server::ClusterServer, journal_server::JournalServer};
 use proto::peer::peer_server::PeerServer;
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -34,7 +34,9 @@ use crate::http::{Pages, is_grpc};
 use crate::identity::{DirLock, Identity};
 use crate::latch::{Exit, Failure, Latch};
 use crate::node::{self, Node};
+use crate::offload::Offload;
 use crate::raft::{Dial, MESSAGE_BYTES_MAX, Peers, Speaker, Timing};
+use crate::repair::{Pace, Repairs};
 use crate::rules::Rules;
 use crate::segment::Options;
 use crate::state::Member;
@@ -110,7 +112,16 @@ impl Server {
             Forming::new(identity.clone(), &config.name, &advertise, &config.start, dial.clone(), env.rng.clone());
         let (publish_door, doors) = watch::channel(None);
         let (publish_groups, groups) = watch::channel(None);
-        let node = Node::new(&config, &advertise, identity.clone(), disk.clone(), health.clone(), forming.clone());
+        let repairs = Arc::new(Repairs::default());
+        let node = Node::new(
+            &config,
+            &advertise,
+            identity.clone(),
+            disk.clone(),
+            health.clone(),
+            forming.clone(),
+            repairs.clone(),
+        );
 
         let routes = {
             let doorway = Doorway::new(doors);
@@ -120,6 +131,8 @@ impl Server {
                 identity: identity.clone(),
                 rules: rules.clone(),
                 node: node.clone(),
+                repairs: repairs.clone(),
+                offload: Offload::of(env.drive),
             };
             let (receive, send) = (limit, MESSAGE_BYTES_MAX);
             let journal = JournalServer::new(JournalService(doorway.clone()));
@@ -163,6 +176,7 @@ impl Server {
             dial,
             rules,
             health,
+            repairs,
             node,
             latch: latch.clone(),
             tasks: tasks.clone(),
@@ -229,6 +243,7 @@ struct Opening {
     dial: Arc<dyn Dial>,
     rules: Rules,
     health: Health,
+    repairs: Arc<Repairs>,
     node: Arc<Node>,
     latch: Latch,
     tasks: TaskTracker,
@@ -269,6 +284,10 @@ impl Opening {
             tasks: self.tasks.clone(),
             stop: self.stop.clone(),
             failed,
+            health: self.health.clone(),
+            repairs: self.repairs.clone(),
+            scrub: Pace { bytes_per_second: config.scrub.bytes_per_second, every: config.scrub.every },
+            look: Notify::new(),
         });
         {
             let (latch, stop) = (self.latch.clone(), self.stop.clone());

@@ -28,9 +28,13 @@ impl Story {
     }
 
     pub async fn begin_with(options: Options) -> Story {
+        Story::begin_under(options, Load::default()).await
+    }
+
+    pub async fn begin_under(options: Options, load: Load) -> Story {
         let cluster = Cluster::start(options).await.unwrap();
         let journal = Arc::new(cluster.journal("story").await.unwrap());
-        let traffic = Some(Traffic::start(journal.clone(), Load::default(), 1));
+        let traffic = Some(Traffic::start(journal.clone(), load, 1));
         let story = Story { cluster, journal, traffic };
         // Everybody has appended something before anything happens.
         sleep(Duration::from_millis(500)).await;

@@ -46,6 +46,7 @@ pub struct Config {
     /// What the data directory may hold; nothing means all that the file system has.
     pub disk_quota: Option<u64>,
     pub slow_disk: SlowDisk,
+    pub scrub: Scrub,
     pub raft: Raft,
     /// How long a planned stop may take before it becomes an unplanned one.
     pub drain: Duration,
@@ -124,6 +125,15 @@ pub struct SlowDisk {
     pub failed: Duration,
 }
 
+/// How what nobody reads is read, to find damage while others still have what was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scrub {
+    /// Of each journal; 0: nothing.
+    pub bytes_per_second: u64,
+    /// From the begin of a pass over everything to the next.
+    pub every: Duration,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Raft {
     pub heartbeat: Duration,
@@ -193,6 +203,10 @@ fn build(given: &Given) -> Result<Config, LoadError> {
         slow: given.get(p, "disk-slow", values::duration).unwrap_or_default(),
         failed: given.get(p, "disk-failed", values::duration).unwrap_or_default(),
     };
+    let scrub = Scrub {
+        bytes_per_second: given.get(p, "scrub-rate", values::size).unwrap_or_default(),
+        every: given.get(p, "scrub-interval", values::duration).unwrap_or_default(),
+    };
     let raft = Raft {
         heartbeat: given.get(p, "heartbeat", values::duration).unwrap_or_default(),
         election_min: given.get(p, "election-min", values::duration).unwrap_or_default(),
@@ -230,6 +244,7 @@ fn build(given: &Given) -> Result<Config, LoadError> {
         limits,
         room,
         slow_disk,
+        scrub,
         raft,
         reload,
     };

@@ -117,6 +117,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(DISK, "disk-degraded", "TIME", "100ms", "A write slower than this is worth a warning"),
     setting(DISK, "disk-slow", "TIME", "1s", "... makes the node give leadership away"),
     setting(DISK, "disk-failed", "TIME", "10s", "... makes it exit, while its peers are healthy"),
+    setting(DISK, "scrub-rate", "SIZE", "1MiB", "How much of each journal's old files is checked a second; 0: nothing"),
+    setting(DISK, "scrub-interval", "TIME", "24h", "From the begin of one check of all of them to the next"),
     setting(TIMES, "heartbeat", "TIME", "100ms", "Between heartbeats of a leader"),
     setting(TIMES, "election-min", "TIME", "400ms", "The shortest silence of a leader that starts an election"),
     setting(TIMES, "election-max", "TIME", "800ms", "The longest"),

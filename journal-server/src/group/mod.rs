@@ -5,6 +5,7 @@
 
 mod append;
 mod check;
+mod engine;
 mod lead;
 mod tail;
 
@@ -15,21 +16,22 @@ pub use tail::{Run, TailCursor, TailEnd};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::Mutex;
-use proto::JournalId;
-use tokio::sync::{Semaphore, mpsc, watch};
+use proto::{JournalId, NodeId};
+use tokio::sync::{Notify, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::env::{Drive, Env};
-use crate::identity::Identity;
+use crate::env::Env;
+use crate::group::engine::Engine;
+use crate::health::Health;
+use crate::identity::{self, Identity};
 use crate::marks::{Mark, Marks};
 use crate::offload::Offload;
 use crate::raft::{CommandError, Parts, Peers, Replica, Role, Standing, Timing};
 use crate::refusal::{self, Reason, Refusal};
+use crate::repair::{self, Mender, Repairs};
 use crate::segment::{self, Ids, Opened, Options};
 use crate::state::{Command, GroupState, Member, Outcome};
 
@@ -48,6 +50,11 @@ pub struct Shared {
     pub stop: CancellationToken,
     /// Told once when a group's disk failed: the node must close its sockets and exit.
     pub failed: mpsc::Sender<String>,
+    pub health: Health,
+    pub repairs: Arc<Repairs>,
+    pub scrub: repair::Pace,
+    /// Rung when the groups that run here should be looked at.
+    pub look: Notify,
 }
 
 impl Shared {
@@ -60,10 +67,7 @@ impl Shared {
     }
 
     pub fn offload(&self) -> Offload {
-        match self.env.drive {
-            Drive::Threads => Offload::Pool,
-            Drive::Tasks => Offload::Inline,
-        }
+        Offload::of(self.env.drive)
     }
 }
 
@@ -99,82 +103,117 @@ pub struct Group {
     fed: Arc<AtomicU64>,
     /// Cancelled when this group alone is closed.
     stop: CancellationToken,
-    /// The log's writer and keeper.
-    threads: Mutex<Vec<JoinHandle<()>>>,
-    drivers: TaskTracker,
+    engine: Engine,
+    mender: Arc<Mender>,
+}
+
+/// What of a group can fail to start.
+struct Running {
+    replica: Arc<Replica>,
+    marks: Arc<Marks>,
+    mender: Arc<Mender>,
+}
+
+/// What an opening is told and tells.
+pub struct Opening<'a> {
+    /// Ends an opening that waits.
+    pub give_up: &'a CancellationToken,
+    /// Told what the opening waits for.
+    pub tell: &'a repair::Tell,
 }
 
 impl Group {
     /// Opens the group from its directory, which is made if it is not there. `voters` initialise it if
-    /// it is new; everybody of the set may do so, and later members never do.
+    /// it is new; everybody of the set may do so, and later members never do. A damaged log is repaired
+    /// first, which may take as long as it likes. After an error nothing of the group runs.
     pub async fn open(
         shared: Arc<Shared>,
         id: u64,
         genesis: GroupState,
         voters: BTreeMap<u64, Member>,
         lost: mpsc::Sender<u64>,
+        opening: Opening<'_>,
     ) -> anyhow::Result<Arc<Group>> {
         let dir = shared.identity.group_dir(JournalId(id));
         let ids = Ids { cluster: shared.cluster(), node: shared.node(), group: id };
         let (fs, options) = (shared.env.fs.clone(), shared.options.clone());
         let open = move || segment::open(fs, &dir, ids, options).map_err(std::io::Error::from);
-        let (log, writer, keeper) = match shared.offload().run(open).await? {
-            Opened::Ready { log, writer, keeper, .. } => (log, writer, keeper),
-            Opened::Damaged(damaged) => {
-                anyhow::bail!("journal {id} is damaged here and needs its peers: {:?}", damaged.holes())
+        let mut opened = shared.offload().run(open).await?;
+        let (log, writer, keeper) = loop {
+            match opened {
+                Opened::Ready { log, writer, keeper, .. } => break (log, writer, keeper),
+                Opened::Damaged(damaged) => {
+                    opened = repair::before_start(&shared, id, damaged, opening.give_up, opening.tell).await?;
+                }
             }
         };
         // From here on a missing directory is a lost disk.
         shared.identity.note_opened(JournalId(id)).await?;
+        let engine = Engine::start(&shared, id, log, writer, keeper).await?;
         let stop = shared.stop.child_token();
+        match Group::run(&shared, id, genesis, voters, lost, &engine, stop.clone()).await {
+            Ok(running) => Ok(Group::assemble(shared, id, running, engine, stop)),
+            Err(error) => {
+                stop.cancel();
+                engine.close().await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn run(
+        shared: &Arc<Shared>,
+        id: u64,
+        genesis: GroupState,
+        voters: BTreeMap<u64, Member>,
+        lost: mpsc::Sender<u64>,
+        engine: &Engine,
+        stop: CancellationToken,
+    ) -> anyhow::Result<Running> {
+        let log = engine.log.clone();
+        let marks = Arc::new(Marks::new(genesis.start()));
+        let fresh = log.last().is_none() && log.vote().is_none();
+        let parts = Parts {
+            group: id,
+            node: shared.node(),
+            log: log.clone(),
+            marks: marks.clone(),
+            offload: shared.offload(),
+            peers: shared.peers.clone(),
+            genesis,
+            timing: shared.timing,
+            lost,
+        };
+        // Reads that meet a hole wait for it to be filled, those of Raft's own start too.
+        let mender = Mender::new(shared, id, log);
+        shared.tasks.spawn(mender.clone().run(stop));
+        let replica = Arc::new(Replica::start(parts).await?);
+        mender.guard(replica.clone());
+        if fresh
+            && voters.contains_key(&shared.node())
+            && let Err(error) = replica.initialize(voters).await
+        {
+            replica.shutdown().await;
+            return Err(error);
+        }
+        Ok(Running { replica, marks, mender })
+    }
+
+    fn assemble(shared: Arc<Shared>, id: u64, running: Running, engine: Engine, stop: CancellationToken) -> Arc<Group> {
+        let Running { replica, marks, mender } = running;
         let on_failure = {
             let failed = shared.failed.clone();
             move |why: String| drop(failed.try_send(why))
         };
-        let (mut threads, drivers) = (Vec::new(), TaskTracker::new());
-        match shared.env.drive {
-            Drive::Threads => {
-                threads.push(segment::spawn_writer_thread(writer, format!("journal-{id}"))?);
-                threads.push(segment::spawn_keeper_thread(keeper, format!("keeper-{id}"))?);
-            }
-            Drive::Tasks => {
-                let pace = shared.env.pace.clone();
-                let pause = move |_: &segment::Plan| {
-                    let pause: futures::future::BoxFuture<'static, ()> = Box::pin(tokio::time::sleep(pace.next()));
-                    pause
-                };
-                shared.tasks.spawn(drivers.track_future(segment::drive_writer(writer, pause)));
-                shared.tasks.spawn(drivers.track_future(segment::drive_keeper(keeper)));
-            }
-        }
-
-        let marks = Arc::new(Marks::new(genesis.start()));
-        let fresh = log.last().is_none() && log.vote().is_none();
-        let replica = Arc::new(
-            Replica::start(Parts {
-                group: id,
-                node: shared.node(),
-                log: log.clone(),
-                marks: marks.clone(),
-                offload: shared.offload(),
-                peers: shared.peers.clone(),
-                genesis,
-                timing: shared.timing,
-                lost,
-            })
-            .await?,
-        );
-        if fresh && voters.contains_key(&shared.node()) {
-            replica.initialize(voters).await?;
-        }
-
         let (lead, lead_task) = lead::new(replica.clone(), marks.clone(), shared.timing, stop.clone());
         let (checks, check_task) = check::new(replica.clone(), stop.clone());
         shared.tasks.spawn(lead_task);
         shared.tasks.spawn(check_task);
         shared.tasks.spawn(follow_trims(replica.clone(), marks.clone(), stop.clone()));
-        shared.tasks.spawn(report_failure(log, on_failure, stop.clone()));
-        Ok(Arc::new(Group {
+        shared.tasks.spawn(note_members(shared.clone(), id, replica.clone(), marks.clone(), stop.clone()));
+        shared.tasks.spawn(repair::scrub(shared.clone(), id, engine.log.clone(), stop.clone()));
+        shared.tasks.spawn(report_failure(engine.log.clone(), on_failure, stop.clone()));
+        Arc::new(Group {
             id,
             replica,
             marks,
@@ -184,9 +223,9 @@ impl Group {
             fed: Arc::new(AtomicU64::new(0)),
             shared,
             stop,
-            threads: Mutex::new(threads),
-            drivers,
-        }))
+            engine,
+            mender,
+        })
     }
 
     pub fn id(&self) -> u64 {
@@ -216,6 +255,11 @@ impl Group {
 
     pub fn limits(&self) -> Limits {
         self.shared.limits
+    }
+
+    /// It was stopped for damage, which is repaired now.
+    pub fn is_to_be_reopened(&self) -> bool {
+        self.mender.recovered()
     }
 
     pub fn set_quota(&self, bytes: u64) {
@@ -325,14 +369,7 @@ impl Group {
     pub async fn close(&self) {
         self.stop.cancel();
         self.replica.shutdown().await;
-        self.replica.log().close();
-        self.drivers.close();
-        self.drivers.wait().await;
-        let threads = std::mem::take(&mut *self.threads.lock());
-        let join = move || threads.into_iter().map(JoinHandle::join).all(|ended| ended.is_ok());
-        if !self.shared.env.blocking(join).await {
-            tracing::error!(id = self.id, "a thread of the log panicked");
-        }
+        self.engine.close().await;
     }
 }
 
@@ -358,6 +395,55 @@ async fn follow_trims(replica: Arc<Replica>, marks: Arc<Marks>, stop: Cancellati
             biased;
             () = stop.cancelled() => return,
             () = trimmed => {}
+        }
+    }
+}
+
+/// Writes the committed members into the node file, whenever they change: a node whose log needs repair
+/// asks them before the group runs.
+async fn note_members(shared: Arc<Shared>, id: u64, replica: Arc<Replica>, marks: Arc<Marks>, stop: CancellationToken) {
+    let (mut changes, mut mark) = (replica.watch_standing(), marks.watch());
+    let mut pause = Duration::ZERO;
+    loop {
+        let standing = replica.standing();
+        let committed = async {
+            // A membership is in force before it is committed.
+            if let Some(at) = standing.members_at {
+                drop(mark.wait_for(|mark| mark.tail > at).await);
+            }
+            tokio::time::sleep(pause).await;
+        };
+        let changed = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = changes.changed() => Some(changed),
+            () = committed => None,
+        };
+        match changed {
+            Some(true) => continue,
+            Some(false) => return,
+            None => {}
+        }
+        let voters = |node: &u64| standing.configs.iter().any(|config| config.contains(node));
+        let member = |(node, member): (&u64, &Member)| identity::Member {
+            node_id: NodeId(*node),
+            name: member.name.clone(),
+            address: member.address.clone(),
+            voter: voters(node),
+        };
+        let members: Vec<identity::Member> = standing.nodes.iter().map(member).collect();
+        if !members.is_empty()
+            && let Err(error) = shared.identity.note_members(JournalId(id), members).await
+        {
+            tracing::warn!(id, "the members could not be noted in the node file: {error}");
+            pause = (pause * 2).clamp(Duration::from_secs(1), Duration::from_secs(30));
+            continue;
+        }
+        pause = Duration::ZERO;
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            changed = changes.changed() => if !changed { return },
         }
     }
 }

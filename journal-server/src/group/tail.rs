@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::Group;
 use crate::marks::Mark;
-use crate::segment::{self, Kind, LogEntry};
+use crate::segment::{Kind, LogEntry};
 
 /// One piece of the journal: every position of `[from, to)` is among the entries or holds none.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,14 +86,8 @@ impl TailCursor {
     async fn read(&mut self, mark: Mark) -> std::io::Result<Run> {
         let (from, max_bytes) = (self.next, self.group.shared.limits.tail_run_bytes);
         let log = self.group.replica.log();
-        let read = match log.read_cached(from, mark.tail, max_bytes) {
-            Some(entries) => entries,
-            None => {
-                let (log, tail) = (log.clone(), mark.tail);
-                let read = move || log.read_blocking(from, tail, max_bytes).map_err(damaged);
-                self.group.shared.offload().run(read).await?
-            }
-        };
+        let offload = self.group.shared.offload();
+        let read = crate::reading::read(log, offload, from, mark.tail, max_bytes).await?;
         let Some(last) = read.last() else {
             return Err(std::io::Error::other(format!("nothing can be read at {from}")));
         };
@@ -103,8 +97,4 @@ impl TailCursor {
         self.next = to;
         Ok(Run { from, to, entries, watermark: mark.tail, term: mark.tail_term })
     }
-}
-
-fn damaged(error: segment::Error) -> std::io::Error {
-    std::io::Error::other(error.to_string())
 }

@@ -36,7 +36,7 @@ impl cluster_server::Cluster for ClusterService {
         }
         for (id, trouble) in groups.troubles() {
             let journal = Some(journal_info(id, catalogue.journals.get(&id)));
-            let role = "stopped".to_owned();
+            let role = "waiting".to_owned();
             status.groups.push(wire::GroupStatus { journal, role, trouble, ..wire::GroupStatus::default() });
         }
         status.members = catalogue

@@ -15,9 +15,12 @@ use crate::caller::Caller;
 use crate::identity::Identity;
 use crate::identity::handshake::Handshake;
 use crate::node::Node;
+use crate::offload::Offload;
+use crate::raft::MESSAGE_BYTES_MAX;
 use crate::refusal::{Reason, Refusal};
+use crate::repair::{Answer, Repairs};
 use crate::rules::Rules;
-use crate::segment::{self, LogEntry};
+use crate::segment::LogEntry;
 use crate::state;
 
 /// Control requests of one peer that are answered at the same time: all groups' heartbeats and more.
@@ -29,6 +32,8 @@ pub struct PeerService {
     pub identity: Identity,
     pub rules: Rules,
     pub node: Arc<Node>,
+    pub repairs: Arc<Repairs>,
+    pub offload: Offload,
 }
 
 impl PeerService {
@@ -92,15 +97,14 @@ impl peer_server::Peer for PeerService {
     }
 
     async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<wire::FetchReply>, Status> {
-        let (_, door) = self.admit(request.metadata(), request.extensions())?;
-        let request = request.into_inner();
-        let Ok(group) = door.groups.get(request.group_id) else {
-            return Ok(Response::new(wire::FetchReply::default()));
-        };
-        let log = group.replica().log().clone();
-        let read = move || Ok(fetch(&log, request.from, request.to));
-        let reply = door.groups.shared().offload().run(read).await;
-        Ok(Response::new(reply.map_err(|error| Status::internal(error.to_string()))?))
+        // Answered whether the groups run or not: whoever is damaged asks who may be damaged too.
+        self.admit_node(request.extensions())?;
+        Handshake::check(request.metadata(), &self.identity)?;
+        let wire::FetchRequest { group_id, from, to } = request.into_inner();
+        let max_bytes = MESSAGE_BYTES_MAX / 2;
+        let answer = self.repairs.answer(self.offload, group_id, from, to, max_bytes).await;
+        let answer = answer.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(answer.map(answer_out).unwrap_or_default()))
     }
 
     async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeReply>, Status> {
@@ -169,32 +173,15 @@ where
     })
 }
 
-/// What this node's log says of some positions, entry by entry, so that one damaged frame does not hide
-/// its neighbours.
-fn fetch(log: &segment::Log, from: u64, to: u64) -> wire::FetchReply {
-    let first = log.purged().map_or(0, |purged| purged.position + 1);
-    let last = log.last();
-    let mut reply = wire::FetchReply {
-        vote: log.vote().map(|v| wire::Vote { term: v.term, node_id: v.node, committed: v.committed }),
-        last: last.map(|id| wire::LogId { term: id.term, position: id.position }),
-        first,
+fn answer_out(answer: Answer) -> wire::FetchReply {
+    wire::FetchReply {
+        entries: answer.entries.into_iter().map(entry_out).collect(),
+        vote: answer.vote.map(|v| wire::Vote { term: v.term, node_id: v.node, committed: v.committed }),
+        last: answer.last.map(|id| wire::LogId { term: id.term, position: id.position }),
+        first: answer.first,
+        damaged: answer.damaged,
         known: true,
-        ..wire::FetchReply::default()
-    };
-    let mut at = from.max(first);
-    let end = to.min(last.map_or(0, |id| id.position + 1));
-    let mut room = crate::raft::MESSAGE_BYTES_MAX / 2;
-    while at < end && room > 0 {
-        match log.read_blocking(at, at + 1, 1) {
-            Ok(entries) => {
-                room = room.saturating_sub(entries.iter().map(|entry| entry.body.len() + 64).sum());
-                reply.entries.extend(entries.into_iter().map(entry_out));
-            }
-            Err(_) => reply.damaged.push(at),
-        }
-        at += 1;
     }
-    reply
 }
 
 fn entry_out(entry: LogEntry) -> wire::LogEntry {

@@ -155,6 +155,11 @@ impl Identity {
         self.0.file.borrow().clone()
     }
 
+    /// Where the groups' directories lie.
+    pub fn groups_dir(&self) -> PathBuf {
+        self.0.dir.join("groups")
+    }
+
     /// Where everything of a group lies.
     pub fn group_dir(&self, group: JournalId) -> PathBuf {
         group_dir(&self.0.dir, group)

@@ -49,15 +49,7 @@ impl LogStore {
 
     /// Reads `[from, to)`, as much as `max_bytes` allows but at least one entry.
     async fn read(&self, from: u64, to: u64, max_bytes: usize) -> io::Result<Vec<Entry>> {
-        let cached = self.log.read_cached(from, to, max_bytes);
-        let entries = match cached {
-            Some(entries) => entries,
-            None => {
-                let log = self.log.clone();
-                let read = move || log.read_blocking(from, to, max_bytes).map_err(io::Error::other);
-                self.offload.run(read).await?
-            }
-        };
+        let entries = crate::reading::read(&self.log, self.offload, from, to, max_bytes).await?;
         entries.into_iter().map(types::entry).collect()
     }
 }

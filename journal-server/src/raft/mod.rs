@@ -19,6 +19,7 @@ pub use peers::{Dial, MESSAGE_BYTES_MAX, Peer, Peers, Speaker};
 pub use runtime::seed_thread;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,7 +29,7 @@ use openraft::errors::{
     ClientWriteError, ForwardReason, ForwardToLeader, InitializeError, LinearizableReadError, RaftError,
 };
 use openraft::type_config::async_runtime::WatchReceiver;
-use openraft::{ChangeMembers, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::{ChangeMembers, EntryPayload, ReadPolicy, ServerState, SnapshotPolicy};
 use tokio::sync::{mpsc, watch};
 
 use self::log_store::LogStore;
@@ -40,7 +41,7 @@ use crate::ledger::Ledger;
 use crate::marks::Marks;
 use crate::offload::Offload;
 use crate::refusal::{self, Reason, Refusal};
-use crate::segment::{Kind, Log, LogEntry};
+use crate::segment::{Damaged, Kind, Log};
 use crate::state::{self, Command, GroupState, GroupView, Member, Outcome};
 
 type Raft = openraft::Raft<TypeConfig, StateMachine>;
@@ -95,6 +96,8 @@ pub struct Standing {
     pub quorum_age_ms: Option<u64>,
     pub configs: Vec<BTreeSet<u64>>,
     pub nodes: BTreeMap<u64, Member>,
+    /// Where in the log these members stand; they may be in force and not committed yet.
+    pub members_at: Option<u64>,
     /// What a leader knows its followers to hold.
     pub matched: BTreeMap<u64, u64>,
     pub initialized: bool,
@@ -235,6 +238,7 @@ impl Replica {
             configs: membership.get_joint_config().clone(),
             initialized: !nodes.is_empty(),
             nodes,
+            members_at: metrics.membership_config.log_id().as_ref().map(|id| id.index()),
             matched,
             fatal: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
@@ -296,11 +300,6 @@ impl Replica {
         Ok(self.raft.trigger().purge_log(cut).await?)
     }
 
-    /// What this node's log holds of `[from, to)`, for a peer that repairs.
-    pub fn read_blocking(&self, from: u64, to: u64) -> Result<Vec<LogEntry>, crate::segment::Error> {
-        self.log.read_blocking(from, to, log_store::REPLICATE_BYTES_MAX)
-    }
-
     pub async fn shutdown(&self) {
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(group = self.group, "raft did not stop cleanly: {error}");
@@ -332,6 +331,33 @@ pub enum CommandError {
     #[error("outcome unknown: {0}")]
     Unknown(String),
 }
+
+/// The voters in force below a position of a log that cannot run yet: those of the last membership there,
+/// committed or not. Empty: none is known.
+pub fn voters_below(log: &Damaged, position: u64) -> io::Result<Vec<BTreeSet<u64>>> {
+    let version = log.versions().iter().rev().find(|version| version.at.position < position);
+    let mut voters = match version {
+        Some(version) => state_machine::voters_of(&version.bytes)?,
+        None => Vec::new(),
+    };
+    let mut at = version.map_or(0, |version| version.at.position + 1);
+    while at < position {
+        let (entries, unread) = log.read(at, position, VOTERS_STEP_BYTES);
+        if let Some(unread) = unread.first() {
+            return Err(io::Error::other(format!("the entry at {unread} cannot be read either")));
+        }
+        let Some(last) = entries.last() else { break };
+        at = last.id.position + 1;
+        for entry in entries.into_iter().filter(|entry| entry.kind == Kind::Membership) {
+            if let EntryPayload::Membership(membership) = types::entry(entry)?.payload {
+                voters = membership.get_joint_config().clone();
+            }
+        }
+    }
+    Ok(voters)
+}
+
+const VOTERS_STEP_BYTES: usize = 4 << 20;
 
 fn command_error(error: RaftError<TypeConfig, ClientWriteError<TypeConfig>>) -> CommandError {
     match error {

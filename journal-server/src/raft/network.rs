@@ -463,3 +463,32 @@ fn vote_reply_in(reply: peer::VoteReply) -> Rpc<VoteResponse<TypeConfig>> {
     let vote = types::vote_in(reply.vote).map_err(unreachable)?;
     Ok(VoteResponse { vote, vote_granted: reply.granted, last_log_id: reply.last.map(types::id_in) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::segment::LogId;
+
+    #[test]
+    fn a_follower_that_is_shorter_than_it_acknowledged_in_this_term_is_shut_out_for_good() {
+        let acknowledged = Acknowledged::default();
+        let at = |position| Some(LogId::new(4, position));
+        assert!(!acknowledged.has_lost(2, 4, None), "it has acknowledged nothing");
+        acknowledged.matched(2, 4, LogId::new(4, 10));
+        assert!(!acknowledged.has_lost(2, 4, at(10)) && !acknowledged.has_lost(2, 4, at(12)));
+        assert!(!acknowledged.is_shut_out(2));
+        assert!(acknowledged.has_lost(2, 4, at(9)));
+        // Also when it has grown again: what it lost it may have voted away.
+        assert!(acknowledged.has_lost(2, 4, at(12)) && acknowledged.is_shut_out(2));
+        assert!(!acknowledged.is_shut_out(3));
+    }
+
+    #[test]
+    fn what_an_earlier_leader_was_told_is_held_against_nobody() {
+        let acknowledged = Acknowledged::default();
+        acknowledged.matched(2, 4, LogId::new(4, 10));
+        assert!(!acknowledged.has_lost(2, 5, Some(LogId::new(4, 7))));
+        acknowledged.matched(2, 5, LogId::new(5, 8));
+        assert!(!acknowledged.has_lost(2, 5, Some(LogId::new(5, 8))));
+    }
+}

@@ -9,6 +9,7 @@
 //! stops the group otherwise), but what is persisted as applied stays below that entry, so that an
 //! upgraded restart applies the rest.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
@@ -261,6 +262,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             None => Ok(None),
         }
     }
+}
+
+/// The sets of voters that a written version names.
+pub(super) fn voters_of(version: &[u8]) -> io::Result<Vec<BTreeSet<u64>>> {
+    Ok(decode(version)?.1.membership().get_joint_config().clone())
 }
 
 fn encode(state: &GroupState, membership: &StoredMembership) -> Bytes {

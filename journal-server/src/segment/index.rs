@@ -85,6 +85,11 @@ impl Index {
         Some(Stretch { segment, offset: spot.place.offset, limit })
     }
 
+    /// The places at or above a position, in order.
+    pub(crate) fn spots_from(&self, position: u64) -> impl Iterator<Item = &Spot> {
+        self.spots.range(self.spots.partition_point(|spot| spot.place.position < position)..)
+    }
+
     /// What of the log is synced, with the places added and cut before.
     pub(crate) fn set_written(&mut self, purged: Option<LogId>, last: Option<LogId>) {
         self.purged = purged.map(|id| id.position);

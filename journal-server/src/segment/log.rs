@@ -7,11 +7,11 @@
 //! The queue has no bound of its own: what is in it was admitted by bytes before Raft heard of it,
 //! and [`Log::queued_bytes`] tells the admission how much there is.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -21,10 +21,10 @@ use super::index::Index;
 use super::metrics::Metrics;
 use super::outline::{Outline, Versions};
 use super::reader;
-use super::repair::KnownHole;
 use super::ring::Ring;
 use super::shelf::Shelf;
 use super::types::{Done, Error, Hole, Ids, LogEntry, LogId, Options, Version, Vote, next_position};
+use super::wound::Wound;
 
 /// One thing asked of the writer.
 pub(crate) enum Item {
@@ -110,8 +110,14 @@ pub(crate) struct Shared {
     pub shelf: Arc<Shelf>,
     pub queued_bytes: AtomicUsize,
     pub keeper: KeeperBell,
-    pub holes: Mutex<Vec<KnownHole>>,
+    pub holes: Mutex<Vec<Wound>>,
+    /// Held by whoever writes into a hole.
+    pub patching: Mutex<()>,
     pub holes_count: watch::Sender<usize>,
+    /// Places (segment, offset) that cannot be read and held nothing, and where each ends.
+    pub scars: Mutex<BTreeMap<(u64, u64), u64>>,
+    /// Holes that were filled since the start, before the log ran or later.
+    pub repaired: AtomicU64,
     pub metrics: Metrics,
 }
 
@@ -441,9 +447,25 @@ impl Log {
         super::repair::patch_blocking(&self.shared, entries)
     }
 
+    /// Looks at all open holes again: one that can be read now is none.
+    pub fn recheck_blocking(&self) -> Result<(), Error> {
+        super::repair::recheck(&self.shared)
+    }
+
     /// Holes found while reading that are still open.
     pub fn holes(&self) -> Vec<Hole> {
-        self.shared.holes.lock().iter().map(|known| known.hole.clone()).collect()
+        self.shared.holes.lock().iter().map(|wound| wound.hole.clone()).collect()
+    }
+
+    /// Segments with holes that are still open.
+    pub fn damaged_segments(&self) -> u64 {
+        let holes = self.shared.holes.lock();
+        holes.iter().map(|wound| wound.hole.segment).collect::<BTreeSet<u64>>().len() as u64
+    }
+
+    /// Holes filled by this process, those found at its start among them.
+    pub fn repaired(&self) -> u64 {
+        self.shared.repaired.load(Ordering::Relaxed)
     }
 
     /// Changes whenever a hole is found or filled; the value is their number.
@@ -472,6 +494,11 @@ impl Log {
         self.shared.ring_bell(&mut state);
         drop(state);
         self.shared.keeper.stop();
+    }
+
+    /// Waits, after [`Log::close`], until nobody writes into a hole any more.
+    pub fn wait_for_patches_blocking(&self) {
+        drop(self.shared.patching.lock());
     }
 
     fn enqueue_answered(&self, done: Done, make: impl FnOnce(&mut State, Done) -> Item) {

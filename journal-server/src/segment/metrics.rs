@@ -12,6 +12,11 @@ pub(crate) struct Metrics {
     pub torn_frames: Counter,
     pub damaged_frames: Counter,
     pub repaired: Counter,
+    pub damaged_segments: Gauge,
+    pub scrub_bytes: Counter,
+    pub scrub_passes: Counter,
+    /// Share of the pass under way.
+    pub scrub_progress: Gauge,
     pub disk_bytes: Gauge,
 }
 
@@ -30,6 +35,10 @@ impl Metrics {
             torn_frames: counter("journal_segment_torn_frames_cut_total"),
             damaged_frames: counter("journal_segment_damaged_frames_found_total"),
             repaired: counter("journal_segment_frames_repaired_total"),
+            damaged_segments: metrics::gauge!("journal_segment_damaged_segments", "journal" => journal.clone()),
+            scrub_bytes: counter("journal_segment_scrubbed_bytes_total"),
+            scrub_passes: counter("journal_segment_scrub_passes_total"),
+            scrub_progress: metrics::gauge!("journal_segment_scrub_progress_ratio", "journal" => journal.clone()),
             disk_bytes: metrics::gauge!("journal_segment_disk_bytes", "journal" => journal.clone()),
         }
     }

@@ -5,10 +5,13 @@
 //! hold; the [`Writer`], which one thread or task drives; the [`Keeper`], which prepares and removes
 //! files beside it.
 
+mod damaged;
+pub mod dump;
 pub mod fault_disk;
 mod format;
 pub mod fs;
 mod index;
+mod judge;
 mod keeper;
 mod log;
 mod metrics;
@@ -17,14 +20,24 @@ mod reader;
 pub mod real_fs;
 mod recovery;
 mod repair;
+mod replay;
 mod ring;
+mod scan;
+mod scrub;
 mod shelf;
+mod start;
 mod tape;
 mod types;
+pub mod verify;
+mod wound;
 mod writer;
 
+pub use damaged::Damaged;
+pub use format::{FrameHeader, FrameKind};
 pub use keeper::{Keeper, drive_keeper, spawn_keeper_thread};
 pub use log::Log;
-pub use recovery::{Damaged, Opened, Report, open};
+pub use recovery::{Opened, Report, open};
+pub use replay::Finding;
+pub use scrub::{Scrubbed, Scrubber};
 pub use types::{Done, Error, Hole, Ids, Kind, LogEntry, LogId, Options, SyncWatch, Version, Vote, chain_next};
 pub use writer::{Plan, Step, Writer, drive_writer, spawn_writer_thread};

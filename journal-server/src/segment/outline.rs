@@ -188,10 +188,21 @@ impl Versions {
         self.0.push(version);
     }
 
-    /// A version from elsewhere becomes the first one.
-    pub(crate) fn install(&mut self, version: Version) {
+    /// A version from elsewhere becomes the first one. How many went for it.
+    pub(crate) fn install(&mut self, version: Version) -> usize {
+        let before = self.0.len();
         self.0.retain(|old| old.at > version.at);
         self.0.insert(0, version);
+        before + 1 - self.0.len()
+    }
+
+    /// Which one is in force at a purge mark.
+    pub(crate) fn base(&self, mark: LogId) -> Option<usize> {
+        self.0.partition_point(|version| version.at <= mark).checked_sub(1)
+    }
+
+    pub(crate) fn keep_first(&mut self, count: usize) {
+        self.0.truncate(count);
     }
 
     /// Forgets what no cut can ask for any more.

@@ -3,134 +3,99 @@
 //! of those pieces.
 
 use std::io;
-use std::sync::Arc;
 
-use bytes::Bytes;
-
-use super::format::{
-    BLOCK, DOUBLE_PAYLOAD_MAX, EntryRecord, FRAME_HEADER_BYTES, FrameHeader, FrameKind, chain_after, decode_table,
-    second_copy_offset, table_bytes,
-};
-use super::fs::File;
+use super::format::{FrameKind, chain_after};
 use super::index::{Segment, Stretch};
 use super::log::Shared;
-use super::types::{Error, Ids, LogEntry, LogId, next_position};
+use super::repair::{Inspected, inspect};
+use super::scan::{EntriesFrame, Look, Window, look, second_copy};
+use super::types::{Error, LogEntry, LogId, next_position};
 
 /// Bytes read at once.
 const PIECE_BYTES: u64 = 256 << 10;
 
-/// A view of a file through one piece at a time.
-pub(crate) struct Window {
-    file: Arc<dyn File>,
-    /// Nothing is read from here on.
-    end: u64,
-    piece_bytes: u64,
-    at: u64,
-    piece: Bytes,
-}
-
-impl Window {
-    pub(crate) fn new(file: Arc<dyn File>, end: u64, piece_bytes: u64) -> Self {
-        Window { file, end, piece_bytes, at: 0, piece: Bytes::new() }
-    }
-
-    /// The bytes at `[offset, offset + len)`; fewer where the file ends.
-    pub(crate) fn get(&mut self, offset: u64, len: u64) -> io::Result<Bytes> {
-        let len = len.min(self.end.saturating_sub(offset));
-        let held = offset >= self.at && offset + len <= self.at + self.piece.len() as u64;
-        if !held {
-            let want = len.max(self.piece_bytes).min(self.end.saturating_sub(offset));
-            let mut piece = vec![0u8; want as usize];
-            self.file.read_exact_at(&mut piece, offset)?;
-            self.at = offset;
-            self.piece = Bytes::from(piece);
-        }
-        let from = (offset - self.at) as usize;
-        Ok(self.piece.slice(from..from + len as usize))
-    }
-}
-
-/// One Entries frame, header and table checked, bodies not.
-pub(crate) struct EntriesFrame {
-    pub header: FrameHeader,
-    pub records: Vec<EntryRecord>,
-    payload: Bytes,
-}
-
-impl EntriesFrame {
-    /// The entries at `[from, to)`, each body checked. `Err` names the first bad one.
-    pub(crate) fn entries(&self, from: u64, to: u64) -> impl Iterator<Item = Result<LogEntry, u64>> + '_ {
-        let first = self.header.first();
-        let mut at = table_bytes(self.records.len());
-        self.records.iter().enumerate().filter_map(move |(i, record)| {
-            let start = at;
-            at += record.len as usize;
-            let id = LogId::new(first.term, first.position + i as u64);
-            if id.position < from || id.position >= to {
-                return None;
-            }
-            let body = self.payload.slice(start..at);
-            let whole = crc32fast::hash(&body) == record.crc;
-            Some(if whole { Ok(LogEntry { id, kind: record.kind, crc: record.crc, body }) } else { Err(id.position) })
-        })
-    }
-}
-
-/// What a walk finds at a frame's place.
-pub(crate) enum Found {
-    Entries(EntriesFrame),
-    Other(FrameHeader),
-    Bad,
-}
-
-pub(crate) fn frame_at(window: &mut Window, ids: &Ids, segment: u64, offset: u64) -> io::Result<Found> {
-    let head = window.get(offset, FRAME_HEADER_BYTES as u64)?;
-    let Some(header) = FrameHeader::decode(&head, ids, segment, offset) else {
-        return Ok(Found::Bad);
-    };
-    if header.kind != FrameKind::Entries {
-        return Ok(Found::Other(header));
-    }
-    let payload = window.get(offset + FRAME_HEADER_BYTES as u64, u64::from(header.payload_len))?;
-    Ok(match decode_table(&header, &payload) {
-        Some(records) if payload.len() == header.payload_len as usize => {
-            Found::Entries(EntriesFrame { header, records, payload })
-        }
-        _ => Found::Bad,
-    })
-}
-
-/// Where to go on behind a frame that cannot be read, if nothing at `position` or above is in it.
-fn end_of_unneeded(
-    window: &mut Window,
-    ids: &Ids,
-    segment: u64,
+/// A walk over the Entries frames of a segment, from a place in the index on.
+struct Walk<'a> {
+    shared: &'a Shared,
+    segment: Segment,
+    window: Window,
     offset: u64,
-    position: u64,
-) -> io::Result<Option<u64>> {
-    let head = window.get(offset, FRAME_HEADER_BYTES as u64)?;
-    match FrameHeader::decode(&head, ids, segment, offset) {
-        Some(header) if header.last_position() < position => Ok(Some(header.end())),
-        Some(_) => Ok(None),
-        None => end_by_copy(window, ids, segment, offset),
+}
+
+impl<'a> Walk<'a> {
+    fn new(shared: &'a Shared, segment: Segment, offset: u64, piece_bytes: u64) -> Self {
+        let window = Window::new(segment.file.clone(), segment.end, piece_bytes);
+        Walk { shared, segment, window, offset }
+    }
+
+    /// The next Entries frame, bodies unchecked, for somebody who is at `position`. What cannot be read
+    /// and is not needed for it is passed over.
+    fn next(&mut self, position: u64) -> Result<Option<EntriesFrame>, Error> {
+        while self.offset < self.segment.end {
+            let (ids, number) = (&self.shared.ids, self.segment.number);
+            let reading = |error| reading(&self.segment, error);
+            match look(&mut self.window, ids, number, self.offset, 0).map_err(reading)? {
+                Look::Entries(frame) => {
+                    self.offset = frame.header.end();
+                    return Ok(Some(frame));
+                }
+                Look::Other(header, _) => self.offset = header.end(),
+                // What else a frame says is not for readers.
+                Look::Headed(header) if header.kind != FrameKind::Entries || header.last_position() < position => {
+                    self.offset = header.end();
+                }
+                Look::Headed(_) => self.pass_damage(position)?,
+                Look::Nothing => {
+                    let copy = second_copy(&mut self.window, ids, number, self.offset, 0).map_err(reading)?;
+                    match copy {
+                        Some((header, _)) => self.offset = header.end(),
+                        None => self.pass_damage(position)?,
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Goes on behind something that cannot be read, if `position` is not in it.
+    fn pass_damage(&mut self, position: u64) -> Result<(), Error> {
+        if let Some(end) = self.shared.scar_end(self.segment.number, self.offset) {
+            self.offset = end;
+            return Ok(());
+        }
+        match inspect(self.shared, &self.segment, position)? {
+            Inspected::Hole(hole) => Err(Error::Damaged { hole: Box::new(hole) }),
+            Inspected::At(offset) if offset > self.offset => {
+                self.offset = offset;
+                Ok(())
+            }
+            // Nothing was lost here, as the inspection has found out; it is not asked again.
+            Inspected::At(_) => match self.shared.scar_end(self.segment.number, self.offset) {
+                Some(end) => {
+                    self.offset = end;
+                    Ok(())
+                }
+                None => Err(Error::Invalid {
+                    path: self.segment.path.clone(),
+                    why: format!("the frame at {} cannot be read, and cannot be told from its neighbours", self.offset),
+                }),
+            },
+        }
+    }
+
+    /// What a bad body at `position` is.
+    fn damage(&self, position: u64) -> Error {
+        match inspect(self.shared, &self.segment, position) {
+            Ok(Inspected::Hole(hole)) => Error::Damaged { hole: Box::new(hole) },
+            // It was repaired meanwhile, or reads well now and then.
+            Ok(Inspected::At(_)) => reading(&self.segment, io::ErrorKind::InvalidData.into()),
+            Err(error) => error,
+        }
     }
 }
 
-/// Where to go on behind a frame that cannot be read, if its second copy can.
-pub(crate) fn end_by_copy(window: &mut Window, ids: &Ids, segment: u64, offset: u64) -> io::Result<Option<u64>> {
-    let reach = offset + 2 * BLOCK + DOUBLE_PAYLOAD_MAX as u64;
-    let mut at = second_copy_offset(offset, FRAME_HEADER_BYTES as u64);
-    while at < reach {
-        let head = window.get(at, FRAME_HEADER_BYTES as u64)?;
-        if head.len() < FRAME_HEADER_BYTES {
-            return Ok(None);
-        }
-        match FrameHeader::decode(&head, ids, segment, at) {
-            Some(header) if header.copy && header.twin == offset => return Ok(Some(header.end())),
-            _ => at += BLOCK,
-        }
-    }
-    Ok(None)
+fn reading(segment: &Segment, error: io::Error) -> Error {
+    Error::Io { what: format!("reading {}", segment.path.display()), source: error }
 }
 
 /// The part of the log that may be asked for, and what of it is in memory.
@@ -204,46 +169,24 @@ fn read_disk(
     };
     let stop = to.min(limit);
     let mut at = from;
-    let mut offset = offset;
-    let budget = max_bytes.saturating_sub(*bytes) as u64 + shared.options.index_step_bytes;
-    let mut window = Window::new(segment.file.clone(), segment.end, budget.clamp(16 << 10, PIECE_BYTES));
-    let reading = || Error::io(format!("reading {}", segment.path.display()));
-    while at < stop && offset < segment.end {
-        let found = frame_at(&mut window, &shared.ids, segment.number, offset).map_err(reading())?;
-        match found {
-            Found::Other(header) => offset = header.end(),
-            Found::Entries(frame) => {
-                offset = frame.header.end();
-                for entry in frame.entries(at, stop) {
-                    let Ok(entry) = entry else {
-                        return Err(damage(shared, &segment, at));
-                    };
-                    if !out.is_empty() && *bytes + entry.body.len() > max_bytes {
-                        return Ok(true);
-                    }
-                    *bytes += entry.body.len();
-                    at += 1;
-                    out.push(entry);
-                }
+    let budget = (max_bytes.saturating_sub(*bytes) as u64).saturating_add(shared.options.index_step_bytes);
+    let mut walk = Walk::new(shared, segment, offset, budget.clamp(16 << 10, PIECE_BYTES));
+    while at < stop {
+        let Some(frame) = walk.next(at)? else { break };
+        for entry in frame.entries(at, stop) {
+            let entry = entry.map_err(|position| walk.damage(position))?;
+            if entry.id.position != at {
+                return Err(reading(&walk.segment, io::Error::other(format!("{at} is not before {}", entry.id))));
             }
-            Found::Bad => {
-                let beyond = end_of_unneeded(&mut window, &shared.ids, segment.number, offset, at);
-                match beyond.map_err(reading())? {
-                    Some(end) => offset = end,
-                    None => return Err(damage(shared, &segment, at)),
-                }
+            if !out.is_empty() && *bytes + entry.body.len() > max_bytes {
+                return Ok(true);
             }
+            *bytes += entry.body.len();
+            at += 1;
+            out.push(entry);
         }
     }
     Ok(*bytes >= max_bytes)
-}
-
-/// Finds out what exactly is broken around a position, and remembers it.
-fn damage(shared: &Shared, segment: &Segment, position: u64) -> Error {
-    match super::repair::inspect(shared, segment, position) {
-        Ok(hole) => Error::Damaged { hole: Box::new(hole) },
-        Err(error) => error,
-    }
 }
 
 pub(crate) fn chain_at_blocking(shared: &Shared, position: u64) -> Result<u64, Error> {
@@ -261,34 +204,18 @@ pub(crate) fn chain_at(shared: &Shared, position: u64) -> Result<u64, Error> {
         }
     }
     let not_there = || Error::Refused { why: format!("position {position} is not in a segment") };
-    let Some(Stretch { segment, mut offset, limit }) = shared.index.read().find(position) else {
+    let Some(Stretch { segment, offset, limit }) = shared.index.read().find(position) else {
         return Err(not_there());
     };
     if position >= limit {
         return Err(not_there());
     }
-    let mut window = Window::new(segment.file.clone(), segment.end, 64 << 10);
-    let reading = || Error::io(format!("reading {}", segment.path.display()));
-    while offset < segment.end {
-        let found = frame_at(&mut window, &shared.ids, segment.number, offset).map_err(reading())?;
-        match found {
-            Found::Other(header) => offset = header.end(),
-            Found::Bad => {
-                let beyond = end_of_unneeded(&mut window, &shared.ids, segment.number, offset, position);
-                match beyond.map_err(reading())? {
-                    Some(end) => offset = end,
-                    None => return Err(damage(shared, &segment, position)),
-                }
-            }
-            Found::Entries(frame) => {
-                offset = frame.header.end();
-                let first = frame.header.first();
-                if position < first.position || position > frame.header.last_position() {
-                    continue;
-                }
-                let count = (position - first.position + 1) as usize;
-                return Ok(chain_after(&frame.header, &frame.records[..count]));
-            }
+    let mut walk = Walk::new(shared, segment, offset, 64 << 10);
+    while let Some(frame) = walk.next(position)? {
+        let first = frame.header.first();
+        if position >= first.position && position <= frame.header.last_position() {
+            let count = (position - first.position + 1) as usize;
+            return Ok(chain_after(&frame.header, &frame.records[..count]));
         }
     }
     Err(not_there())

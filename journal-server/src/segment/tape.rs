@@ -426,6 +426,12 @@ impl Tape {
             Some(last) => self.chain_at(last.position)?,
             None => 0,
         };
+        self.truncate_to(sheet, last, chain)
+    }
+
+    /// Removes everything after `last`, where the chain is `chain`.
+    pub(crate) fn truncate_to(&mut self, sheet: &mut Sheet, last: Option<LogId>, chain: u64) -> io::Result<()> {
+        let first_removed = next_position(last);
         self.make_room(sheet, double_len(0))?;
         let before = self.before();
         self.put_frame(sheet, FrameKind::Truncate, 0, last, Some(chain), before, &[]);
@@ -472,15 +478,21 @@ impl Tape {
             self.registers.outline.purge(upto);
             self.registers.chain_at_purge = chain;
             self.registers.versions.purge(upto);
-            self.put_frame(sheet, FrameKind::Purge, 0, Some(upto), chain, before, &[]);
+            self.put_frame(sheet, FrameKind::Purge, 0, self.base(upto), chain, before, &[]);
         } else {
             let chain = chain_of_mark(upto);
             self.registers.outline.reset(Some(upto));
             self.registers.versions.purge(upto);
-            self.put_frame(sheet, FrameKind::Purge, SUB_DROPPED, Some(upto), Some(chain), before, &[]);
+            self.put_frame(sheet, FrameKind::Purge, SUB_DROPPED, self.base(upto), Some(chain), before, &[]);
             self.drop_log(sheet, upto, chain);
         }
         Ok(())
+    }
+
+    /// The id of the version in force at the purge mark.
+    fn base(&self, mark: LogId) -> Option<LogId> {
+        let versions = &self.registers.versions;
+        versions.base(mark).map(|base| versions.as_slice()[base].at)
     }
 
     pub(crate) fn version(&mut self, sheet: &mut Sheet, version: Version) -> io::Result<()> {

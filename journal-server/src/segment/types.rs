@@ -138,6 +138,8 @@ pub struct Options {
     pub index_step_bytes: u64,
     /// Make the journal if there is none. Off, a missing journal is a lost disk.
     pub create: bool,
+    /// Read every segment frame by frame at the start, also where a footer would do.
+    pub read_all: bool,
     /// Bytes a scrub step reads.
     pub scrub_step_bytes: u64,
     /// Told of every sync that the writer waits for.
@@ -163,6 +165,7 @@ impl Default for Options {
             idle_mark: Duration::from_millis(10),
             index_step_bytes: 64 << 10,
             create: true,
+            read_all: false,
             scrub_step_bytes: 1 << 20,
             sync_watch: None,
         }

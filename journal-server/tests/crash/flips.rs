@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use journal_server::segment::fault_disk::{FaultDisk, Loss};
-use journal_server::segment::{self, Error, Opened};
+use journal_server::segment::{self, Damaged, Error, LogEntry, Opened};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -23,10 +23,10 @@ struct Seen {
     harmless: u64,
     /// Nothing proved it to be synced: cut, and counted.
     cut: u64,
-    /// The log does not run without its peers' help.
-    damaged_at_start: u64,
-    /// The files are refused.
-    refused: u64,
+    /// The log did not run without its peers' help, and was repaired with the entries that were there.
+    repaired_at_start: u64,
+    /// It does not run, and nothing that is offered repairs it.
+    not_repaired_at_start: u64,
     /// A reader met it, and it was repaired with the entries that were there.
     repaired: u64,
     /// A reader met it, and nothing that is offered repairs it.
@@ -40,11 +40,12 @@ fn a_flipped_bit_is_never_served_and_never_takes_what_was_synced() {
         flip_some(seed, &mut seen).unwrap_or_else(|why| panic!("{why}\nflip case {seed}"));
     }
     super::tell(&format!("flipped bits: {seen:?}"));
+    assert_eq!((seen.not_repaired, seen.not_repaired_at_start), (0, 0), "{seen:?}");
     for (what, count) in [
         ("harmless", seen.harmless),
         ("cut", seen.cut),
-        ("damaged at the start", seen.damaged_at_start),
-        ("repaired", seen.repaired),
+        ("repaired at the start", seen.repaired_at_start),
+        ("repaired under a reader", seen.repaired),
     ] {
         assert!(count > 20, "only {count} flips were {what}");
     }
@@ -82,7 +83,7 @@ fn reported_or_whole(machine: &Machine) -> Result<bool, String> {
 }
 
 /// A life without faults, up to a moment when nothing is under way.
-fn some_life(rng: &mut SmallRng) -> Result<Machine, String> {
+pub fn some_life(rng: &mut SmallRng) -> Result<Machine, String> {
     let mut machine = Machine::new(rng, honest);
     machine.keep_before = true;
     match machine.open() {
@@ -120,7 +121,7 @@ fn flip_some(seed: u64, seen: &mut Seen) -> Result<(), String> {
 }
 
 /// A byte of what was written, of any segment.
-fn some_byte(disk: &FaultDisk, rng: &mut SmallRng) -> (PathBuf, u64) {
+pub fn some_byte(disk: &FaultDisk, rng: &mut SmallRng) -> (PathBuf, u64) {
     let written: Vec<(PathBuf, u64)> = disk
         .files(Path::new(DIR))
         .into_iter()
@@ -135,7 +136,7 @@ fn some_byte(disk: &FaultDisk, rng: &mut SmallRng) -> (PathBuf, u64) {
 }
 
 /// Whether a byte is of what the last plan wrote, and nothing follows that proves it.
-fn in_last_plan(before: &FaultDisk, after: &FaultDisk, path: &Path, offset: u64) -> bool {
+pub fn in_last_plan(before: &FaultDisk, after: &FaultDisk, path: &Path, offset: u64) -> bool {
     let newest = after
         .files(Path::new(DIR))
         .into_iter()
@@ -152,16 +153,11 @@ fn judge(machine: &Machine, proven: usize, unproven: bool, seen: &mut Seen) -> R
     let (log, report) = match opened {
         Ok(Opened::Ready { log, report, .. }) => (log, report),
         Ok(Opened::Damaged(damaged)) => {
-            seen.damaged_at_start += 1;
-            for hole in damaged.holes() {
-                check(hole.first <= hole.last, || format!("an empty hole: {hole:?}"))?;
-            }
-            return check(!unproven, || format!("called damaged, not torn: {:?}", damaged.holes()));
+            check(!unproven, || format!("called damaged, not torn: {:?}", damaged.holes()))?;
+            return heal_at_start(damaged, whole, seen);
         }
-        Err(error) => {
-            seen.refused += 1;
-            return check(!unproven, || format!("refused, not cut: {error}"));
-        }
+        // Whatever one bit hits, its neighbours tell what was there.
+        Err(error) => return Err(format!("refused: {error}")),
     };
     match read_picture(&log) {
         Ok(found) => {
@@ -179,6 +175,50 @@ fn judge(machine: &Machine, proven: usize, unproven: bool, seen: &mut Seen) -> R
             heal(&log, whole, seen)
         }
     }
+}
+
+/// Offers what was there for the holes of a log that does not run, as peers would.
+fn heal_at_start(mut damaged: Damaged, whole: &Picture, seen: &mut Seen) -> Result<(), String> {
+    for hole in damaged.holes() {
+        check(hole.first <= hole.last, || format!("an empty hole: {hole:?}"))?;
+    }
+    if damaged.is_state_lost() {
+        seen.not_repaired_at_start += 1;
+        return Ok(());
+    }
+    let lies: Vec<LogEntry> = whole.entries.iter().map(another).collect();
+    check(!matches!(damaged.fill(&lies), Ok(true)), || "a hole took what was never there".into())?;
+    match damaged.fill(&whole.entries) {
+        Ok(filled) => check(filled, || format!("all was offered, and {:?} is left", damaged.holes()))?,
+        Err(Error::Refused { .. }) => {
+            seen.not_repaired_at_start += 1;
+            return Ok(());
+        }
+        Err(error) => return Err(format!("repairing: {error}")),
+    }
+    let log = match damaged.reopen() {
+        Ok(Opened::Ready { log, .. }) => log,
+        Ok(Opened::Damaged(damaged)) => return Err(format!("filled, and still damaged: {:?}", damaged.holes())),
+        Err(error) => return Err(format!("filled, and now it does not open: {error}")),
+    };
+    let found = read_picture(&log)?;
+    // Versions that were lost are made again by whoever applies the entries.
+    let kept = found.versions.len();
+    check(found.versions.as_slice() == whole.versions.get(..kept).unwrap_or_default(), || "other versions".into())?;
+    if kept < whole.versions.len() {
+        check(log.recovered_applied().is_none(), || "versions were lost, and the applied hint was kept".into())?;
+    }
+    let expected = Picture { versions: found.versions.clone(), ..whole.clone() };
+    check(found == expected, || format!("repaired to {found:?} instead of {whole:?}"))?;
+    seen.repaired_at_start += 1;
+    Ok(())
+}
+
+/// An entry that could stand at the same place in another log.
+fn another(entry: &LogEntry) -> LogEntry {
+    let mut body = entry.body.to_vec();
+    body.push(1);
+    LogEntry::new(entry.id, entry.kind, body)
 }
 
 /// Offers what was there for what cannot be read, as peers would.

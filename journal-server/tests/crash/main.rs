@@ -2,11 +2,14 @@
 //! by an oracle that knows what was answered. `docs/TESTING.md` tells how to run and replay them.
 
 mod case;
+mod filling;
 mod flips;
 mod machine;
 mod model;
 mod mutants;
 mod stories;
+mod table;
+mod three;
 
 use std::env;
 use std::io::{self, Write};

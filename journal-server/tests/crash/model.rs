@@ -173,6 +173,11 @@ impl Oracle {
         self.answered
     }
 
+    /// What was asked since the log was last judged.
+    pub fn acts(&self) -> &[Act] {
+        &self.acts
+    }
+
     pub fn asked_count(&self) -> usize {
         self.acts.len()
     }

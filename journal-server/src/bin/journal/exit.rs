@@ -9,11 +9,10 @@ use journal_client::{AppendError, Error, TailError};
 pub const HELP: &str = "\
 Exit codes:
   0  done
-  1  refused or failed; nothing was changed, unless the message says otherwise
+  1  refused or failed; nothing was changed, unless the message says otherwise. Of `verify`: damage was found
   2  the command line is wrong
   3  no node answers
   4  the outcome is unknown: look before you repeat it
-  5  damage was found
 
 Examples:
   export JOURNAL_ENDPOINTS=10.0.0.1:7400,10.0.0.2:7400,10.0.0.3:7400
@@ -46,7 +45,7 @@ pub fn code(done: anyhow::Result<()>) -> ExitCode {
 fn number(error: &anyhow::Error) -> u8 {
     for cause in error.chain() {
         if cause.is::<Damage>() {
-            return 5;
+            return 1;
         }
         if cause.is::<Usage>() {
             return 2;
@@ -81,7 +80,7 @@ mod tests {
         let unknown = anyhow::Error::from(AppendError::Unknown("cut off".into())).context("line 7");
         assert_eq!(number(&unavailable), 3);
         assert_eq!(number(&unknown), 4);
-        assert_eq!(number(&Damage("2 frames".into()).into()), 5);
+        assert_eq!(number(&Damage("2 frames".into()).into()), 1);
         assert_eq!(number(&Usage("no such node".into()).into()), 2);
         assert_eq!(number(&anyhow::anyhow!("anything else")), 1);
     }

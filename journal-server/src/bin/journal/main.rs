@@ -6,16 +6,20 @@
 mod append;
 mod bench;
 mod connect;
+mod data_dir;
+mod dump;
 mod exit;
 mod format;
 mod journals;
 mod members;
+mod repair;
 mod status;
 mod tail;
 mod term;
 mod top;
 mod transfer;
 mod trim;
+mod verify;
 mod view;
 
 use std::process::ExitCode;
@@ -73,6 +77,13 @@ enum Command {
     /// Give up the entries below a position
     Trim(trim::Args),
 
+    /// Check a stopped node's data directory for damage
+    Verify(verify::Args),
+    /// Show the frames of a data directory, a log or a segment
+    Dump(dump::Args),
+    /// Give up, on a stopped node, what no peer can give back
+    Repair(repair::Args),
+
     /// Measure disk, network and journal on this machine
     Bench(bench::Args),
     /// Print completions for a shell
@@ -111,6 +122,9 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Append(args) => append::run(connection, args).await,
         Command::Tail(args) => tail::run(connection, args).await,
         Command::Trim(args) => trim::run(connection, args).await,
+        Command::Verify(args) => verify::run(args),
+        Command::Dump(args) => dump::run(args),
+        Command::Repair(args) => repair::run(args),
         Command::Bench(args) => bench::run(connection, args).await,
         Command::PingServer => bench::serve_pings().await,
         Command::Completions { shell } => {
