@@ -491,9 +491,7 @@ impl State {
         let mut entries = Vec::new();
         let mut bytes = 0;
         let may_take = self.phase != Phase::Idle && !self.is_held();
-        while may_take
-            && let Some(first) = self.waiting.first()
-        {
+        while may_take && let Some(first) = self.waiting.first() {
             if queue.kind == Kind::Shared && first.answer.is_closed() {
                 let first = self.waiting.pop_front().expect("it was just looked at");
                 answers.push((first, AppendError::Unknown(String::new())));
