@@ -40,8 +40,8 @@ fn next_seed() -> u64 {
 const TICK_MIN: Duration = Duration::from_millis(2);
 /// Ticks of all groups of this thread fall on multiples of this.
 const TICK_GRID: Duration = Duration::from_millis(20);
-/// What the timer cannot tell from now: it counts milliseconds.
-const SOON: Duration = Duration::from_millis(1);
+/// A wait shorter than this is worth a few yields.
+const BRIEF: Duration = Duration::from_micros(10);
 
 thread_local! {
     static GRID_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
@@ -61,25 +61,30 @@ fn on_grid(deadline: Instant) -> Instant {
     began + Duration::from_micros(since.next_multiple_of(TICK_GRID.as_micros() as u64))
 }
 
-/// A pause that yields instead, where it is too short for a timer: openraft pauses for a microsecond
-/// between two completions of the disk, which a timer would make a millisecond.
+/// A sleep that never ends early: whoever computes its next deadline from the clock would spin. A pause
+/// too short for a timer yields a few times, which takes about as long, before it asks the timer:
+/// openraft pauses for a microsecond between two completions of the disk, and a timer would make it a
+/// millisecond.
 #[derive(Debug)]
 pub enum Sleep {
     Timer(Pin<Box<tokio::time::Sleep>>),
-    Soon { yielded: bool },
+    Brief { until: Instant, yields_left: u8 },
 }
 
 impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut *self {
-            Sleep::Timer(sleep) => sleep.as_mut().poll(cx),
-            Sleep::Soon { yielded: true } => Poll::Ready(()),
-            Sleep::Soon { yielded } => {
-                *yielded = true;
-                cx.waker().wake_by_ref();
-                Poll::Pending
+        loop {
+            match &mut *self {
+                Sleep::Timer(sleep) => return sleep.as_mut().poll(cx),
+                Sleep::Brief { until, .. } if *until <= Instant::now() => return Poll::Ready(()),
+                Sleep::Brief { until, yields_left: 0 } => *self = Sleep::Timer(Box::pin(tokio::time::sleep_until(*until))),
+                Sleep::Brief { yields_left, .. } => {
+                    *yields_left -= 1;
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
         }
     }
@@ -114,12 +119,15 @@ impl AsyncRuntime for Runtime {
     }
 
     fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        let now = <Self::Instant as openraft::Instant>::now();
-        let wait = if deadline > now { deadline - now } else { Duration::ZERO };
-        match wait {
-            _ if wait < SOON => Sleep::Soon { yielded: false },
-            _ if wait < TICK_MIN => Self::sleep(wait),
-            _ => Sleep::Timer(Box::pin(tokio::time::sleep_until(on_grid(Instant::now() + wait)))),
+        // openraft's instant does not show the one inside it.
+        let wait = openraft::Instant::saturating_duration_since(&deadline, openraft::Instant::now());
+        let deadline = Instant::now() + wait;
+        if wait < BRIEF {
+            Sleep::Brief { until: deadline, yields_left: 16 }
+        } else if wait < TICK_MIN {
+            Sleep::Timer(Box::pin(tokio::time::sleep_until(deadline)))
+        } else {
+            Sleep::Timer(Box::pin(tokio::time::sleep_until(on_grid(deadline))))
         }
     }
 
@@ -148,5 +156,25 @@ impl AsyncRuntime for Runtime {
         F: Future<Output = T>,
     {
         self.0.block_on(future)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::Instant as _;
+
+    use super::*;
+
+    type TokioInstant = <TokioRuntime as AsyncRuntime>::Instant;
+
+    /// A ticker that is woken early asks for the same deadline again, at once, until the clock has
+    /// got there: with a clock that stands still while anybody runs, for ever.
+    #[tokio::test(start_paused = true)]
+    async fn no_sleep_ends_before_its_deadline() {
+        for wait in [0, 1, 9, 10, 500, 999, 1_000, 1_999, 2_000, 19_999, 20_000, 100_000] {
+            let deadline = TokioInstant::now() + Duration::from_micros(wait);
+            Runtime::sleep_until(deadline).await;
+            assert!(TokioInstant::now() >= deadline, "{wait} us");
+        }
     }
 }
