@@ -79,7 +79,9 @@ impl Future for Sleep {
             match &mut *self {
                 Sleep::Timer(sleep) => return sleep.as_mut().poll(cx),
                 Sleep::Brief { until, .. } if *until <= Instant::now() => return Poll::Ready(()),
-                Sleep::Brief { until, yields_left: 0 } => *self = Sleep::Timer(Box::pin(tokio::time::sleep_until(*until))),
+                Sleep::Brief { until, yields_left: 0 } => {
+                    *self = Sleep::Timer(Box::pin(tokio::time::sleep_until(*until)))
+                }
                 Sleep::Brief { yields_left, .. } => {
                     *yields_left -= 1;
                     cx.waker().wake_by_ref();
