@@ -9,24 +9,36 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::log::Shared;
+use super::shelf::Unready;
 
 /// After a failure (a full disk, most likely) it is tried again so much later.
 const TRY_AGAIN: Duration = Duration::from_secs(5);
 
+/// Between two pieces of a spare: a third of a second for all of it, and most of the disk for others.
+const BREATH: Duration = Duration::from_millis(4);
+
 pub struct Keeper {
     shared: Arc<Shared>,
+    unready: Option<Unready>,
+}
+
+/// What a step leaves to be done.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Rest {
+    Nothing,
+    More,
 }
 
 impl Keeper {
     pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        Keeper { shared }
+        Keeper { shared, unready: None }
     }
 
-    /// Does what is due. A full disk leaves everything as usable as before and is worth another try;
-    /// any other error is the disk's end, as it is for the writer.
-    pub fn step(&mut self) -> io::Result<()> {
+    /// Does some of what is due. A full disk leaves everything as usable as before and is worth
+    /// another try; any other error is the disk's end, as it is for the writer.
+    pub fn step(&mut self) -> io::Result<Rest> {
         if self.shared.state.lock().failed.is_some() {
-            return Ok(());
+            return Ok(Rest::Nothing);
         }
         let done = self.remove_purged().and_then(|()| self.prepare_spare());
         if let Err(error) = &done
@@ -49,12 +61,20 @@ impl Keeper {
         }
     }
 
-    fn prepare_spare(&mut self) -> io::Result<()> {
-        if self.shared.shelf.has_spare() {
-            return Ok(());
+    fn prepare_spare(&mut self) -> io::Result<Rest> {
+        let shelf = &self.shared.shelf;
+        if shelf.has_spare() {
+            return Ok(Rest::Nothing);
         }
-        let next = self.shared.index.read().segments().next_back().map_or(1, |active| active.number + 1);
-        self.shared.shelf.prepare(next)
+        let mut spare = match self.unready.take() {
+            Some(spare) => spare,
+            None => shelf.begin()?,
+        };
+        if shelf.go_on(&mut spare)? {
+            return Ok(Rest::Nothing);
+        }
+        self.unready = Some(spare);
+        Ok(Rest::More)
     }
 
     fn complain(&self, error: &io::Error) {
@@ -65,7 +85,7 @@ impl Keeper {
         }
     }
 
-    /// True: stop.
+    /// Waits until there is something to do. True: stop.
     fn wait(&self, limit: Option<Duration>) -> bool {
         let keeper = &self.shared.keeper;
         let mut bell = keeper.rung.lock();
@@ -82,6 +102,18 @@ impl Keeper {
         bell.rung = false;
         bell.stop
     }
+
+    /// How long to wait after a step if nobody rings.
+    fn pause_after(&self, done: &io::Result<Rest>) -> Option<Duration> {
+        match done {
+            Ok(Rest::Nothing) => None,
+            Ok(Rest::More) => Some(BREATH),
+            Err(error) => {
+                self.complain(error);
+                Some(TRY_AGAIN)
+            }
+        }
+    }
 }
 
 fn is_full(error: &io::Error) -> bool {
@@ -92,11 +124,8 @@ fn is_full(error: &io::Error) -> bool {
 pub fn spawn_keeper_thread(mut keeper: Keeper, name: String) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name).spawn(move || {
         loop {
-            let result = keeper.step();
-            if let Err(error) = &result {
-                keeper.complain(error);
-            }
-            if keeper.wait(result.is_err().then_some(TRY_AGAIN)) {
+            let done = keeper.step();
+            if keeper.wait(keeper.pause_after(&done)) {
                 return;
             }
         }
@@ -108,14 +137,11 @@ pub fn drive_keeper(mut keeper: Keeper) -> Pin<Box<dyn Future<Output = ()> + Sen
     Box::pin(async move {
         let shared = keeper.shared.clone();
         loop {
-            let result = keeper.step();
-            if let Err(error) = &result {
-                keeper.complain(error);
-            }
+            let done = keeper.step();
             let rung = shared.keeper.notify.notified();
-            match result {
-                Ok(()) => rung.await,
-                Err(_) => drop(tokio::time::timeout(TRY_AGAIN, rung).await),
+            match keeper.pause_after(&done) {
+                None => rung.await,
+                Some(pause) => drop(tokio::time::timeout(pause, rung).await),
             }
             let mut bell = shared.keeper.rung.lock();
             bell.rung = false;

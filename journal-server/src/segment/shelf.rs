@@ -13,11 +13,24 @@ use super::fs::{File, Fs};
 
 static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
+const SPARE_TMP: &str = "spare.tmp";
+/// A spare is made in so many pieces, none smaller than the other.
+const PIECES: u64 = 64;
+const PIECE_BYTES_MIN: u64 = 4096;
+
 #[derive(Debug)]
 pub(crate) struct Spare {
     pub path: PathBuf,
     pub file: Arc<dyn File>,
     pub file_bytes: u64,
+}
+
+/// A spare whose zeros are not all written yet.
+#[derive(Debug)]
+pub(crate) struct Unready {
+    path: PathBuf,
+    file: Arc<dyn File>,
+    zeroed: u64,
 }
 
 #[derive(Debug)]
@@ -77,34 +90,44 @@ impl Shelf {
         self.spare_bytes.load(Ordering::Relaxed)
     }
 
-    /// Makes the spare for segment `number`: zeros, sync, rename, directory sync. An error (a full
-    /// disk, say) leaves nothing behind; the writer does without.
-    pub(crate) fn prepare(&self, number: u64) -> io::Result<()> {
-        let temporary = self.dir.join(format!("{}.tmp", file_name(number)));
-        let made = self.write_zeros(&temporary);
-        let mut stock = self.stock.lock();
-        let file = match made {
-            Ok(file) if stock.taken < number => file,
-            Ok(_) => return self.fs.unlink(&temporary),
-            Err(error) => {
-                // Best effort: the next start removes what is left.
-                let _ = self.fs.unlink(&temporary);
-                return Err(error);
-            }
-        };
-        let path = self.dir.join(file_name(number));
-        self.fs.rename(&temporary, &path)?;
-        self.fs.sync_dir(&self.dir)?;
-        self.spare_bytes.store(self.segment_bytes, Ordering::Relaxed);
-        stock.spare = Some((number, Spare { path, file, file_bytes: self.segment_bytes }));
-        Ok(())
+    /// Begins the next spare, under a name that the next start removes.
+    pub(crate) fn begin(&self) -> io::Result<Unready> {
+        let path = self.dir.join(SPARE_TMP);
+        Ok(Unready { file: self.fs.create(&path)?, path, zeroed: 0 })
     }
 
-    pub(crate) fn write_zeros(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file = self.fs.create(path)?;
-        zero(file.as_ref(), 0, self.segment_bytes)?;
-        file.sync()?;
-        Ok(file)
+    /// One piece of zeros more, synced by itself: a sync of the whole would hold up the writer's for
+    /// as long as the disk takes for a segment. True: it is the next segment now. An error (a full
+    /// disk, say) leaves nothing behind; the writer does without.
+    pub(crate) fn go_on(&self, spare: &mut Unready) -> io::Result<bool> {
+        match self.zero_piece(spare) {
+            Ok(()) if spare.zeroed < self.segment_bytes => Ok(false),
+            Ok(()) => self.put_up(spare).map(|()| true),
+            Err(error) => {
+                // Best effort: the next start removes what is left.
+                let _ = self.fs.unlink(&spare.path);
+                Err(error)
+            }
+        }
+    }
+
+    fn zero_piece(&self, spare: &mut Unready) -> io::Result<()> {
+        let piece = (self.segment_bytes / PIECES).max(PIECE_BYTES_MIN);
+        let upto = (spare.zeroed + piece).min(self.segment_bytes);
+        zero(spare.file.as_ref(), spare.zeroed, upto)?;
+        spare.zeroed = upto;
+        spare.file.sync()
+    }
+
+    fn put_up(&self, spare: &Unready) -> io::Result<()> {
+        let mut stock = self.stock.lock();
+        let number = stock.taken + 1;
+        let path = self.dir.join(file_name(number));
+        self.fs.rename(&spare.path, &path)?;
+        self.fs.sync_dir(&self.dir)?;
+        self.spare_bytes.store(self.segment_bytes, Ordering::Relaxed);
+        stock.spare = Some((number, Spare { path, file: spare.file.clone(), file_bytes: self.segment_bytes }));
+        Ok(())
     }
 }
 

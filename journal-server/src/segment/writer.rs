@@ -309,9 +309,9 @@ impl Writer {
         metrics.rotations.increment(u64::from(sheet.rotations));
     }
 
-    /// Half of the segment is written: time to have the next one ready.
+    /// A quarter of the segment is written: time to have the next one ready.
     fn spare_is_due(&self) -> bool {
-        self.tape.active.offset * 2 > self.shared.options.segment_bytes && !self.shared.shelf.has_spare()
+        self.tape.active.offset * 4 > self.shared.options.segment_bytes && !self.shared.shelf.has_spare()
     }
 
     /// How long to wait for work before something is to be done without: the idle mark, or giving
