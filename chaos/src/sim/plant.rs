@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use journal_server::segment::fs::{File, Fs, Space};
 
+use super::profile::{Kind, Profile};
+
 /// A bug that should be found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Plant {
@@ -31,6 +33,16 @@ impl Plant {
         ("names-not-synced", Plant::NamesNotSynced),
         ("failures-hidden", Plant::FailuresHidden),
     ];
+}
+
+impl Plant {
+    /// Makes a world in which the bug can show. Few have disks that fail, and one failure alone is
+    /// repaired from peers.
+    pub fn set(self, profile: &mut Profile) {
+        if self == Plant::FailuresHidden {
+            profile.kinds = vec![Kind::WriteFails, Kind::SyncFails, Kind::Power, Kind::PowerOfAll];
+        }
+    }
 }
 
 /// The disk, with the bug before it.

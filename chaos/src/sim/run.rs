@@ -59,6 +59,9 @@ fn run_here(seed: u64, options: Options) -> Outcome {
         if let Some(story) = options.story {
             story.set(&mut profile);
         }
+        if let Some(plant) = options.plant {
+            plant.set(&mut profile);
+        }
         trace.event(format_args!("seed {seed}: {profile:?}"));
         let world = World::new(&mut rng, profile, options.plant, trace.clone());
         let verdict = match live(&world, &mut rng, options.story).await {

@@ -17,6 +17,8 @@ use std::time::Duration;
 use settings::Given;
 pub use values::Mark;
 
+use crate::raft::TICK;
+
 /// The largest entry that any configuration may allow.
 pub const ENTRY_BYTES_CEILING: u64 = 16 << 20;
 
@@ -407,8 +409,11 @@ fn check_times(disk: &SlowDisk, raft: &Raft, reload: Duration, problems: &mut Ve
     if !(disk.degraded < disk.slow && disk.slow < disk.failed) {
         problems.push("disk-degraded < disk-slow < disk-failed is not so: order them".into());
     }
-    if raft.heartbeat.is_zero() || raft.election_min < 2 * raft.heartbeat {
-        problems.push("election-min: it must be at least twice heartbeat, and heartbeat above 0".into());
+    if raft.heartbeat.is_zero() || !raft.heartbeat.as_millis().is_multiple_of(TICK.as_millis()) {
+        problems.push("heartbeat: a node looks at its clock every 50ms: write a multiple of that".into());
+    }
+    if raft.election_min < 2 * raft.heartbeat {
+        problems.push("election-min: it must be at least twice heartbeat".into());
     }
     if raft.election_max <= raft.election_min {
         problems.push("election-max: it must be above election-min, or elections collide for ever".into());
@@ -462,13 +467,13 @@ mod tests {
     fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("journal.toml");
-        std::fs::write(&file, "heartbeat = \"10ms\"\nelection-min = \"300ms\"\nelection-max = \"900ms\"\n").unwrap();
+        std::fs::write(&file, "heartbeat = \"50ms\"\nelection-min = \"300ms\"\nelection-max = \"900ms\"\n").unwrap();
         let args = with_least(&["--config", file.to_str().unwrap(), "--election-max", "2s"]);
         let variables = [("JOURNAL_ELECTION_MAX", "1s"), ("JOURNAL_ELECTION_MIN", "500ms")];
         let config = load_with(&args, &variables).unwrap();
         assert_eq!(config.raft.election_max, Duration::from_secs(2), "the flag");
         assert_eq!(config.raft.election_min, Duration::from_millis(500), "the variable");
-        assert_eq!(config.raft.heartbeat, Duration::from_millis(10), "the file");
+        assert_eq!(config.raft.heartbeat, Duration::from_millis(50), "the file");
         assert_eq!(config.limits.ring_bytes, 16 << 20, "the default");
     }
 
@@ -528,6 +533,7 @@ mod tests {
             (&["--room-low", "1MiB"], "room-low (1MiB) must be above room-urgent"),
             (&["--room-low", "110%"], "room-low: `110%` (flag --room-low): write bytes"),
             (&["--disk-slow", "50ms"], "disk-degraded < disk-slow < disk-failed"),
+            (&["--heartbeat", "75ms"], "heartbeat: a node looks at its clock every 50ms"),
             (&["--heartbeat", "300ms"], "election-min: it must be at least twice heartbeat"),
             (&["--election-max", "400ms"], "election-max: it must be above election-min"),
             (&["--reload-interval", "0s"], "reload-interval: 0 would never rest"),

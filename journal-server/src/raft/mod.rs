@@ -16,7 +16,7 @@ mod types;
 pub use ingress::Room;
 pub use network::Acknowledged;
 pub use peers::{Dial, MESSAGE_BYTES_MAX, Peer, Peers, Speaker};
-pub use runtime::seed_thread;
+pub use runtime::{TICK, seed_thread};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -388,13 +388,15 @@ fn stopped(why: impl ToString) -> Refusal {
 
 /// Every setting whose default is wrong for us, and why it is what it is.
 fn config(group: u64, timing: Timing) -> anyhow::Result<openraft::Config> {
+    // Due a little before the tick that is meant, which may come a little early or late.
+    let heartbeat = timing.heartbeat_ms - runtime::TICK.as_millis() as u64 / 5;
     let config = openraft::Config {
         cluster_name: format!("journal-{group}"),
-        heartbeat_interval: timing.heartbeat_ms,
+        heartbeat_interval: heartbeat,
         election_timeout_min: timing.election_ms_min,
         election_timeout_max: timing.election_ms_max,
         // Replication proves a leader alive as well as a heartbeat does.
-        heartbeat_min_interval: Some(timing.heartbeat_ms),
+        heartbeat_min_interval: Some(heartbeat),
         // An old leader's heartbeats block elections in a partial partition otherwise.
         quorum_loss_probe_interval: Some(timing.election_ms_max * 2),
         // A node that was cut off must not depose the leader when it returns.

@@ -21,9 +21,11 @@ thread_local! {
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
-/// Makes all randomness of Raft on this thread a function of `seed`.
+/// Makes all randomness of Raft on this thread a function of `seed`. Many nodes may share the thread:
+/// their ticks stay out of step, as those of many processes are.
 pub fn seed_thread(seed: u64) {
     SEED.set(Some(seed));
+    GRID.set(Grid::Off);
 }
 
 /// One step of SplitMix64: every seed leads to another, and their outputs look unrelated.
@@ -35,16 +37,23 @@ fn next_seed() -> u64 {
     z ^ (z >> 31)
 }
 
-/// Sleeps until a moment that far ahead are ticks, and nothing else. openraft ticks five times a
-/// heartbeat.
+/// Ticks of all groups of this process fall on multiples of this. Everything that Raft does by the
+/// clock is done at a tick: heartbeats and elections are that coarse.
+pub const TICK: Duration = Duration::from_millis(50);
+/// Sleeps until a moment that far ahead are ticks, and nothing else.
 const TICK_MIN: Duration = Duration::from_millis(2);
-/// Ticks of all groups of this thread fall on multiples of this.
-const TICK_GRID: Duration = Duration::from_millis(20);
 /// A wait shorter than this is worth a few yields.
 const BRIEF: Duration = Duration::from_micros(10);
 
+#[derive(Clone, Copy)]
+enum Grid {
+    Unset,
+    Since(Instant),
+    Off,
+}
+
 thread_local! {
-    static GRID_BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
+    static GRID: Cell<Grid> = const { Cell::new(Grid::Unset) };
 }
 
 /// The first line of the grid at or after `deadline`. Every group draws the phase of its ticks by
@@ -52,13 +61,17 @@ thread_local! {
 /// at once and their heartbeats travel in one write. The grid begins when the process does: nodes
 /// stay out of step with each other.
 fn on_grid(deadline: Instant) -> Instant {
-    let began = GRID_BEGAN.get().unwrap_or_else(|| {
-        let now = Instant::now();
-        GRID_BEGAN.set(Some(now));
-        now
-    });
+    let began = match GRID.get() {
+        Grid::Off => return deadline,
+        Grid::Since(began) => began,
+        Grid::Unset => {
+            let now = Instant::now();
+            GRID.set(Grid::Since(now));
+            now
+        }
+    };
     let since = deadline.saturating_duration_since(began).as_micros() as u64;
-    began + Duration::from_micros(since.next_multiple_of(TICK_GRID.as_micros() as u64))
+    began + Duration::from_micros(since.next_multiple_of(TICK.as_micros() as u64))
 }
 
 /// A sleep that never ends early: whoever computes its next deadline from the clock would spin. A pause
