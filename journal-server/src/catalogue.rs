@@ -352,12 +352,13 @@ impl Groups {
     }
 }
 
-/// Whether opening a group failed because the disk did, and not for lack of room.
+/// Whether opening a group failed because the disk did, and not for lack of room or because of what is
+/// there or is not.
 fn disk_failed(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind;
     let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
-    let full = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::InvalidData];
-    io.is_some_and(|error| !full.contains(&error.kind()))
+    let works = [ErrorKind::StorageFull, ErrorKind::QuotaExceeded, ErrorKind::InvalidData, ErrorKind::NotFound];
+    io.is_some_and(|error| !works.contains(&error.kind()))
 }
 
 /// Follows the catalogue until the node stops.

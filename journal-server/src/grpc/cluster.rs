@@ -54,9 +54,10 @@ impl cluster_server::Cluster for ClusterService {
                 }
             })
             .collect();
-        // A node that was removed never hears how the change ended.
-        let member = catalogue.members.contains_key(&groups.shared().node());
-        let change = catalogue.change.filter(|_| member);
+        // A node that was removed never hears how the change ended, unless it still leads.
+        let hears = catalogue.members.contains_key(&groups.shared().node())
+            || matches!(groups.system().lead(), Lead::Leading { .. });
+        let change = catalogue.change.filter(|_| hears);
         status.change = change.map(|change| describe(&change)).unwrap_or_default();
         Ok(Response::new(status))
     }

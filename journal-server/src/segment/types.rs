@@ -239,7 +239,8 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Io { what, source } => io::Error::new(source.kind(), format!("{what}: {source}")),
-            Error::Damaged { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
+            Error::Damaged { .. } | Error::Invalid { .. } => io::Error::new(io::ErrorKind::InvalidData, error),
+            Error::Lost(_) => io::Error::new(io::ErrorKind::NotFound, error),
             other => io::Error::other(other),
         }
     }
