@@ -112,6 +112,13 @@ async fn follow(
     publish.send_replace(Lead::Not(refusal::shutting_down()));
 }
 
+/// When the quorum of a leader may be lost; if it is, when to look for it again. Never no time at all:
+/// a loop that rests for nothing holds up everybody else.
+fn until_lost(quorum_age_ms: Option<u64>, timing: Timing) -> Duration {
+    let left = quorum_age_ms.and_then(|age| (timing.election_ms_max + 1).checked_sub(age));
+    Duration::from_millis(left.filter(|left| *left > 0).unwrap_or(timing.heartbeat_ms))
+}
+
 fn decide(standing: &Standing, frozen: Option<String>, marks: &Marks, timing: Timing, moving: Option<Refusal>) -> Lead {
     if standing.role != Role::Leader {
         return Lead::Not(refusal::not_leader(standing.leader.as_ref().map(|(_, member)| member.address.clone())));
