@@ -8,6 +8,8 @@
 mod admin;
 pub mod conformance;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod journal;
 mod memory;
 pub mod refusal;

@@ -4,6 +4,8 @@
 //! (`state_machine`, over `state/`), a network (`network`, `peers`, `ingress`) and a runtime. Its
 //! defaults are wrong for us in many places; `docs/TESTING.md` lists the traps and their tests.
 
+#[doc(hidden)]
+pub mod fuzz;
 mod ingress;
 mod log_store;
 mod network;
