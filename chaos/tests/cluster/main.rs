@@ -20,6 +20,7 @@ mod node_paused;
 mod openings;
 mod planned_stop;
 mod slow_disk;
+mod sizes;
 mod stranger;
 mod support;
 mod untrusted;
