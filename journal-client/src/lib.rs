@@ -12,6 +12,7 @@ mod error;
 pub mod fuzz;
 mod journal;
 mod memory;
+mod metrics;
 pub mod refusal;
 mod remote;
 pub mod tls;
