@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::Counter;
 use parking_lot::Mutex;
 use proto::peer::{NodeHealth, control_reply, control_request};
 use proto::{NodeId, journal as wire};
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Groups;
 use crate::config::Config;
-use crate::disk::{Disk, DiskHealth, Room};
+use crate::disk::{Allowance, Disk, DiskHealth, Room};
 use crate::forming::Forming;
 use crate::group::{Admission, Lead};
 use crate::health::{Check, Health};
@@ -39,6 +40,25 @@ pub struct Node {
     peers: Mutex<BTreeMap<u64, (Instant, NodeHealth)>>,
     /// The other members, as last looked at.
     others: Mutex<Vec<u64>>,
+    urgent: Urgent,
+}
+
+/// Urgent entries that are taken where ordinary ones are refused.
+struct Urgent {
+    allowance: Mutex<Allowance>,
+    admitted: Counter,
+    refused: Counter,
+}
+
+impl Urgent {
+    fn new() -> Urgent {
+        let counter = |outcome: &'static str| metrics::counter!("journal_urgent_entries_total", "outcome" => outcome);
+        Urgent {
+            allowance: Mutex::new(Allowance::new(Instant::now())),
+            admitted: counter("admitted"),
+            refused: counter("refused"),
+        }
+    }
 }
 
 impl Node {
@@ -62,6 +82,7 @@ impl Node {
             started: Instant::now(),
             peers: Mutex::default(),
             others: Mutex::default(),
+            urgent: Urgent::new(),
         })
     }
 
@@ -151,13 +172,30 @@ impl Node {
 }
 
 impl Admission for Node {
-    fn admit(&self, urgent: bool) -> Result<(), Refusal> {
-        let refuse = |message: String| Err(Refusal::new(Reason::NoRoom, message));
-        if !self.disk.admits(urgent) {
-            return refuse(format!("the leader's disk is short of room (level: {})", self.disk.room()));
+    fn admit(&self, urgent: bool, bytes: usize) -> Result<(), Refusal> {
+        let why = match (self.disk.admits(false), self.majority_has_room()) {
+            (true, true) => return Ok(()),
+            (false, _) => format!("the leader's disk is short of room (level: {})", self.disk.room()),
+            (true, false) => "the disks of a majority of the nodes are short of room".to_owned(),
+        };
+        match urgent {
+            true => self.admit_urgent(bytes),
+            false => Err(Refusal::new(Reason::NoRoom, why)),
         }
-        if !urgent && !self.majority_has_room() {
-            return refuse("the disks of a majority of the nodes are short of room".to_owned());
+    }
+
+    fn admit_urgent(&self, bytes: usize) -> Result<(), Refusal> {
+        let refuse = |reason, message: String| {
+            self.urgent.refused.increment(1);
+            Err(Refusal::new(reason, message))
+        };
+        if !self.disk.admits(true) {
+            let message = format!("the leader's disk is short of room (level: {})", self.disk.room());
+            return refuse(Reason::NoRoom, message);
+        }
+        if let Err(wait) = self.urgent.allowance.lock().pay(bytes, Instant::now()) {
+            let message = format!("there is no room, and too much was urgent lately: try again in {wait:.1?}");
+            return refuse(Reason::Rate, message);
         }
         Ok(())
     }
@@ -181,6 +219,7 @@ pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check:
                 if let Ok(control_reply::Kind::Health(health)) = peer.control(health, EXCHANGE * 2).await {
                     node.heard(NodeId(id), health);
                 }
+        self.urgent.admitted.increment(1);
             });
         }
         let ids: Vec<u64> = others.iter().map(|(id, _)| *id).collect();

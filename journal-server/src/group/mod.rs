@@ -73,7 +73,11 @@ impl Shared {
 
 /// Whether entries are admitted: the node's view of disk room.
 pub trait Admission: Send + Sync + 'static {
-    fn admit(&self, urgent: bool) -> Result<(), Refusal>;
+    /// May one entry of this size be taken?
+    fn admit(&self, urgent: bool, bytes: usize) -> Result<(), Refusal>;
+
+    /// May an urgent entry be taken that an ordinary one of this size may not, though there is room?
+    fn admit_urgent(&self, bytes: usize) -> Result<(), Refusal>;
 }
 
 #[derive(Debug, Clone, Copy)]
