@@ -86,6 +86,13 @@ impl Node {
         })
     }
 
+    /// Clients should go elsewhere, for as long as this is held.
+    pub fn stopping(&self) -> Check {
+        let check = self.health.check("stop");
+        check.not_ready("this node is stopping");
+        check
+    }
+
     /// What this node says of itself to its peers.
     pub fn say(&self) -> NodeHealth {
         NodeHealth {
@@ -112,6 +119,20 @@ impl Node {
         fresh.is_none_or(|(_, health)| Room::from_wire(health.room) == Room::Ok)
     }
 
+    /// Whether a peer said lately that its disk is well: what a slow disk gives its leaderships to.
+    fn is_well(&self, node: u64) -> bool {
+        self.peers.lock().get(&node).is_some_and(says_well)
+    }
+
+    /// Whether a peer may be given a leadership on purpose: it was heard lately, and its disk is not so slow
+    /// that it would give it away itself.
+    pub fn may_lead(&self, node: u64) -> bool {
+        self.peers
+            .lock()
+            .get(&node)
+            .is_some_and(|(at, health)| at.elapsed() < SILENCE && DiskHealth::from_wire(health.disk) < DiskHealth::Slow)
+    }
+
     /// Whether a majority of the members, this node among them, has room for ordinary entries.
     fn majority_has_room(&self) -> bool {
         let others = self.others.lock().clone();
@@ -123,11 +144,7 @@ impl Node {
     /// Whether a majority of the other members has a healthy disk.
     fn peers_well(&self, others: &[u64]) -> bool {
         let peers = self.peers.lock();
-        let well = |node: &&u64| {
-            peers.get(node).is_some_and(|(at, health)| {
-                at.elapsed() < SILENCE && DiskHealth::from_wire(health.disk) == DiskHealth::Ok
-            })
-        };
+        let well = |node: &&u64| peers.get(node).is_some_and(says_well);
         !others.is_empty() && others.iter().filter(well).count() * 2 > others.len()
     }
 
@@ -171,6 +188,11 @@ impl Node {
     }
 }
 
+/// It was heard lately, and its disk was well.
+fn says_well((at, health): &(Instant, NodeHealth)) -> bool {
+    at.elapsed() < SILENCE && DiskHealth::from_wire(health.disk) == DiskHealth::Ok
+}
+
 impl Admission for Node {
     fn admit(&self, urgent: bool, bytes: usize) -> Result<(), Refusal> {
         let why = match (self.disk.admits(false), self.majority_has_room()) {
@@ -197,6 +219,7 @@ impl Admission for Node {
             let message = format!("there is no room, and too much was urgent lately: try again in {wait:.1?}");
             return refuse(Reason::Rate, message);
         }
+        self.urgent.admitted.increment(1);
         Ok(())
     }
 }
@@ -219,14 +242,13 @@ pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check:
                 if let Ok(control_reply::Kind::Health(health)) = peer.control(health, EXCHANGE * 2).await {
                     node.heard(NodeId(id), health);
                 }
-        self.urgent.admitted.increment(1);
             });
         }
         let ids: Vec<u64> = others.iter().map(|(id, _)| *id).collect();
         *node.others.lock() = ids.clone();
         // A leader that alone is short of room hands over to one that is not.
         if disk.room() != Room::Ok && node.majority_has_room() {
-            groups.hand_over(|id| node.has_room(id)).await;
+            groups.hand_over(|id| node.has_room(id) && node.may_lead(id)).await;
         }
         disk.set_peers_well(node.peers_well(&ids));
         disk.set_journal_bytes(groups.all().iter().map(|group| group.replica().log().disk_bytes()).sum());
@@ -239,7 +261,7 @@ pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check:
             () = stop.cancelled() => return,
             asked = transfers.changed() => if asked.is_ok() {
                 tracing::warn!("the disk is slow: giving leadership away");
-                groups.hand_over(|_| true).await;
+                groups.hand_over(|id| node.is_well(id)).await;
             },
             () = tokio::time::sleep(if check_soon(&groups) { Duration::from_millis(20) } else { EXCHANGE }) => {}
         }

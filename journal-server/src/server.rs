@@ -52,6 +52,7 @@ pub struct Server {
     stop: CancellationToken,
     tasks: TaskTracker,
     groups: watch::Receiver<Option<Arc<Groups>>>,
+    node: Arc<Node>,
     drain: Duration,
     /// Held for as long as the node lives.
     _lock: Option<DirLock>,
@@ -177,7 +178,7 @@ impl Server {
             rules,
             health,
             repairs,
-            node,
+            node: node.clone(),
             latch: latch.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),
@@ -193,6 +194,7 @@ impl Server {
             stop,
             tasks,
             groups,
+            node,
             drain: config.drain,
             _lock: lock,
         })
@@ -214,9 +216,10 @@ impl Server {
             return failure.exit;
         }
         let groups = self.groups();
+        let _stopping = self.node.stopping();
         let orderly = async {
             if let Some(groups) = groups {
-                groups.hand_over(|_| true).await;
+                groups.hand_over(|id| self.node.may_lead(id)).await;
                 groups.close().await;
             }
             self.stop.cancel();

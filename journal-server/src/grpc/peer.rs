@@ -12,6 +12,7 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::{Door, Doorway};
 use crate::caller::Caller;
+use crate::disk::DiskHealth;
 use crate::identity::Identity;
 use crate::identity::handshake::Handshake;
 use crate::node::Node;
@@ -153,6 +154,11 @@ impl PeerService {
             }
             control_request::Kind::Transfer(request) => {
                 control_reply::Kind::Transfer(replica(request.group_id)?.transfer(request).await?)
+            }
+            control_request::Kind::Transfer(_) if self.node.disk.health() >= DiskHealth::Slow => {
+                // Whoever leads has not heard of it yet.
+                let why = format!("the disk here is {}", self.node.disk.health());
+                control_reply::Kind::Transfer(wire::TransferReply { accepted: false, why })
             }
             control_request::Kind::Health(health) => {
                 self.node.heard(from, health);
