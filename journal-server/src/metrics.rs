@@ -62,7 +62,6 @@ fn describe() {
         "Urgent entries offered while ordinary ones were refused for lack of room, by outcome"
     );
     describe_gauge!("journal_disk_health", "0 ok, 1 degraded, 2 slow, 3 failed");
-    describe_gauge!("journal_connections", "Open connections");
     describe_counter!("journal_connections_total", "Connections accepted since the start");
     describe_counter!("journal_tls_failures_total", "Connections that ended in the TLS handshake");
     describe_counter!("journal_denied_total", "Calls that the rules refused");

@@ -18,6 +18,7 @@ mod membership;
 mod never_committed;
 mod node_paused;
 mod openings;
+mod papers_renewed;
 mod planned_stop;
 mod slow_disk;
 mod sizes;
