@@ -6,7 +6,8 @@ use futures::future::join_all;
 use journal_client::{AppendError, Entry, Journal, Reason};
 
 async fn cluster(entry_max: &str) -> Cluster {
-    Cluster::start(Options { flags: vec![format!("--entry-max={entry_max}")], ..Options::default() }).await.unwrap()
+    let flags = vec![format!("--entry-max={entry_max}"), "--inflight-max=16MiB".to_owned()];
+    Cluster::start(Options { flags, ..Options::default() }).await.unwrap()
 }
 
 #[tokio::test]
