@@ -23,6 +23,8 @@ const IDS: Ids = Ids { cluster: 5, node: 6, group: 7 };
 /// The bytes of one segment in an input.
 const SEGMENT_BYTES: usize = 32 << 10;
 const SEGMENTS_MAX: usize = 4;
+/// Where a single frame is taken to lie: behind whatever it says of what is before it.
+const OFFSET: u64 = 1 << 30;
 /// Of an input's first byte: make all checksums right, so that what they guard is looked at too.
 const RESEAL: u8 = 1;
 
@@ -30,13 +32,13 @@ const RESEAL: u8 = 1;
 pub fn formats(data: &[u8]) -> &'static str {
     let mut bytes = data.to_vec();
     if bytes.len() >= FRAME_HEADER_BYTES {
-        reseal_frame(&mut bytes, 0, 1, 4096);
+        reseal_frame(&mut bytes, 0, 1, OFFSET);
     }
-    let header = FrameHeader::decode(&bytes, &IDS, 1, 4096);
+    let header = FrameHeader::decode(&bytes, &IDS, 1, OFFSET);
     if let Some(header) = &header {
         let mut again = vec![0; FRAME_HEADER_BYTES];
         header.encode(&IDS, &mut again);
-        assert_eq!(FrameHeader::decode(&again, &IDS, 1, 4096).as_ref(), Some(header), "it reads back as another");
+        assert_eq!(FrameHeader::decode(&again, &IDS, 1, OFFSET).as_ref(), Some(header), "it reads back as another");
         let payload = &bytes[FRAME_HEADER_BYTES..];
         if header.kind == FrameKind::Entries {
             let _ = decode_table(header, payload);

@@ -76,7 +76,7 @@ fn try_one(target: Target, input: &[u8]) -> &'static str {
             let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
             std::fs::write(&path, input).unwrap();
             panic!(
-                "an input of {} bytes breaks {0:?}; once more:\n    FUZZ_TARGET={} FUZZ_INPUT={} cargo test -p \
+                "an input of {} bytes breaks it; once more:\n    FUZZ_TARGET={} FUZZ_INPUT={} cargo test -p \
                  journal-server --test fuzz\nkeep it in fuzz/found/{}/ once it is mended",
                 input.len(),
                 target.name,
