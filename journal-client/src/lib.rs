@@ -8,8 +8,11 @@
 mod admin;
 pub mod conformance;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod journal;
 mod memory;
+mod metrics;
 pub mod refusal;
 mod remote;
 pub mod tls;

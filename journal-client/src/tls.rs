@@ -92,6 +92,10 @@ impl Tls {
             .with_single_cert(chain, key)
             .map_err(|why| identity.mismatch(why))?;
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        // A session that is taken up again is not asked for its certificate again, which may have ended
+        // since. Connections here last for days: there is nothing to be saved.
+        config.session_storage = Arc::new(rustls::server::NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok(config)
     }
 
@@ -184,6 +188,7 @@ impl<T, P: Papers> Reloading<T, P> {
                     current.1 = Arc::new(made);
                 }
                 Err(error) => {
+                    metrics::counter!("journal_reload_failures_total").increment(1);
                     tracing::error!(%error, "changed certificates cannot be used, the old ones stay");
                 }
             }

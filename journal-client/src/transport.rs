@@ -15,6 +15,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::tls::{Reloading, Tls, TlsError};
@@ -134,13 +135,16 @@ pub fn channel(
     Ok(endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
         let (connector, address) = (connector.clone(), address.clone());
         async move {
-            match tokio::time::timeout(timeout, connector.connect(&address)).await {
+            let since = Instant::now();
+            let connected = match tokio::time::timeout(timeout, connector.connect(&address)).await {
                 Ok(connected) => connected.map(TokioIo::new),
                 Err(_) => Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!("no connection to {address} within {timeout:?}"),
                 )),
-            }
+            };
+            crate::metrics::connected(connected.is_ok(), since);
+            connected
         }
     })))
 }

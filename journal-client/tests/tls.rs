@@ -168,3 +168,27 @@ fn touch_later(tls: &Tls) {
         file.set_modified(SystemTime::now() + Duration::from_secs(2)).unwrap();
     }
 }
+
+#[tokio::test]
+async fn a_certificate_that_has_ended_opens_no_door_that_it_opened_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let ours = authority();
+    let server = identity(dir.path(), "server", &["127.0.0.1"], &ours, &ours);
+    let address = echo(server).await;
+
+    let tls = identity(dir.path(), "client", &["client"], &ours, &ours);
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(vec!["client".to_owned()]).unwrap();
+    params.not_after = (SystemTime::now() + Duration::from_secs(3)).into();
+    let files = tls.identity.clone().unwrap();
+    std::fs::write(&files.cert, params.signed_by(&key, &ours).unwrap().pem()).unwrap();
+    std::fs::write(&files.key, key.serialize_pem()).unwrap();
+
+    // The same connector all the time: it keeps what servers give it for the next time.
+    let client = connector(&tls);
+    for _ in 0..3 {
+        speaks(&client, &address).await.unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(speaks(&client, &address).await.is_err(), "it got in with a certificate of the past");
+}

@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures::{StreamExt, stream};
 use parking_lot::{Mutex, RwLock};
 use proto::JournalId;
 use tokio::sync::{mpsc, watch};
@@ -22,6 +24,10 @@ use crate::state::{Catalogue, Command, GroupState, Journal, JournalRecord, Membe
 const RETRY_MIN: Duration = Duration::from_millis(200);
 const RETRY_MAX: Duration = Duration::from_secs(10);
 
+/// Leaderships that are handed over, and groups that are closed, at the same time. One may wait seconds
+/// for a node that does not answer, and hundreds one after the other would outlast any patience.
+const HAND_OVERS: usize = 32;
+
 pub struct Groups {
     shared: Arc<Shared>,
     system: Arc<Group>,
@@ -33,6 +39,8 @@ pub struct Groups {
     /// Journals that have, or may have, something on this disk and do not run here: if the catalogue
     /// has let go of them, it is removed.
     remains: Mutex<BTreeSet<u64>>,
+    /// The node stops: its groups are being closed, or are.
+    closing: AtomicBool,
     lost: mpsc::Sender<u64>,
 }
 
@@ -61,6 +69,7 @@ impl Groups {
             troubles: Arc::default(),
             openings: Mutex::default(),
             remains: Mutex::default(),
+            closing: AtomicBool::new(false),
             lost,
         });
         *groups.remains.lock() = groups.on_disk().await?;
@@ -97,6 +106,9 @@ impl Groups {
     }
 
     pub fn get(&self, id: u64) -> Result<Arc<Group>, Refusal> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(refusal::shutting_down());
+        }
         if id == JournalId::SYSTEM.0 {
             return Ok(self.system.clone());
         }
@@ -177,6 +189,9 @@ impl Groups {
     /// Opens what should be open, closes what should not, removes what the catalogue has let go of.
     /// False: something could not be done, and should be tried again.
     async fn follow_once(self: &Arc<Self>) -> bool {
+        if self.closing.load(Ordering::Acquire) {
+            return true;
+        }
         // In this order: what was created below `applied` is in a state that is read afterwards.
         let applied = self.system.mark().applied;
         let wanted = self.with_catalogue(|catalogue| catalogue.journals.clone());
@@ -327,28 +342,30 @@ impl Groups {
         self.shared.offload().run(remove).await
     }
 
-    /// Hands all leaderships over, for a stop that nobody should notice.
+    /// Hands all leaderships over, some at a time, for a stop that nobody should notice.
     /// Only to nodes that `may` lead.
-    pub async fn hand_over(&self, may: impl Fn(u64) -> bool) {
-        for group in self.all() {
+    pub async fn hand_over(&self, may: impl Fn(u64) -> bool + Sync) {
+        let may = &may;
+        let hand_over = async |group: Arc<Group>| {
             if matches!(group.lead(), Lead::Leading { .. })
-                && let Err(refusal) = group.transfer(None, &may).await
+                && let Err(refusal) = group.transfer(None, may).await
             {
                 tracing::warn!(id = group.id(), "the leadership could not be handed over: {refusal}");
             }
-        }
+        };
+        stream::iter(self.all()).for_each_concurrent(HAND_OVERS, hand_over).await;
     }
 
+    /// Stops all groups. From now on nobody is given one: who asks is sent elsewhere.
     pub async fn close(&self) {
+        self.closing.store(true, Ordering::Release);
         let attempts: Vec<_> = self.openings.lock().values().map(|it| (it.give_up.clone(), it.told.clone())).collect();
         for (give_up, mut told) in attempts {
             give_up.cancel();
             // The sender goes when the attempt is over.
             while told.changed().await.is_ok() {}
         }
-        for group in self.all() {
-            group.close().await;
-        }
+        stream::iter(self.all()).for_each_concurrent(HAND_OVERS, async |group| group.close().await).await;
     }
 }
 

@@ -8,6 +8,8 @@ pub mod detour;
 pub mod disk;
 pub mod env;
 pub mod forming;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod group;
 pub mod grpc;
 pub mod health;

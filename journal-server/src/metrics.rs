@@ -57,8 +57,11 @@ fn describe() {
     describe_gauge!("journal_disk_free_bytes", Unit::Bytes, "Free bytes of that file system");
     describe_gauge!("journal_disk_used_bytes", Unit::Bytes, "What the journals of this node hold on disk");
     describe_gauge!("journal_room", "0 ok, 1 low, 2 urgent, 3 reserve, 4 floor: what is still admitted");
+    describe_counter!(
+        "journal_urgent_entries_total",
+        "Urgent entries offered while ordinary ones were refused for lack of room, by outcome"
+    );
     describe_gauge!("journal_disk_health", "0 ok, 1 degraded, 2 slow, 3 failed");
-    describe_gauge!("journal_connections", "Open connections");
     describe_counter!("journal_connections_total", "Connections accepted since the start");
     describe_counter!("journal_tls_failures_total", "Connections that ended in the TLS handshake");
     describe_counter!("journal_denied_total", "Calls that the rules refused");

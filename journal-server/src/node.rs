@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::Counter;
 use parking_lot::Mutex;
 use proto::peer::{NodeHealth, control_reply, control_request};
 use proto::{NodeId, journal as wire};
@@ -13,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catalogue::Groups;
 use crate::config::Config;
-use crate::disk::{Disk, DiskHealth, Room};
+use crate::disk::{Allowance, Disk, DiskHealth, Room};
 use crate::forming::Forming;
 use crate::group::{Admission, Lead};
 use crate::health::{Check, Health};
@@ -39,6 +40,25 @@ pub struct Node {
     peers: Mutex<BTreeMap<u64, (Instant, NodeHealth)>>,
     /// The other members, as last looked at.
     others: Mutex<Vec<u64>>,
+    urgent: Urgent,
+}
+
+/// Urgent entries that are taken where ordinary ones are refused.
+struct Urgent {
+    allowance: Mutex<Allowance>,
+    admitted: Counter,
+    refused: Counter,
+}
+
+impl Urgent {
+    fn new() -> Urgent {
+        let counter = |outcome: &'static str| metrics::counter!("journal_urgent_entries_total", "outcome" => outcome);
+        Urgent {
+            allowance: Mutex::new(Allowance::new(Instant::now())),
+            admitted: counter("admitted"),
+            refused: counter("refused"),
+        }
+    }
 }
 
 impl Node {
@@ -62,7 +82,15 @@ impl Node {
             started: Instant::now(),
             peers: Mutex::default(),
             others: Mutex::default(),
+            urgent: Urgent::new(),
         })
+    }
+
+    /// Clients should go elsewhere, for as long as this is held.
+    pub fn stopping(&self) -> Check {
+        let check = self.health.check("stop");
+        check.not_ready("this node is stopping");
+        check
     }
 
     /// What this node says of itself to its peers.
@@ -91,6 +119,20 @@ impl Node {
         fresh.is_none_or(|(_, health)| Room::from_wire(health.room) == Room::Ok)
     }
 
+    /// Whether a peer said lately that its disk is well: what a slow disk gives its leaderships to.
+    fn is_well(&self, node: u64) -> bool {
+        self.peers.lock().get(&node).is_some_and(says_well)
+    }
+
+    /// Whether a peer may be given a leadership on purpose: it was heard lately, and its disk is not so slow
+    /// that it would give it away itself.
+    pub fn may_lead(&self, node: u64) -> bool {
+        self.peers
+            .lock()
+            .get(&node)
+            .is_some_and(|(at, health)| at.elapsed() < SILENCE && DiskHealth::from_wire(health.disk) < DiskHealth::Slow)
+    }
+
     /// Whether a majority of the members, this node among them, has room for ordinary entries.
     fn majority_has_room(&self) -> bool {
         let others = self.others.lock().clone();
@@ -102,11 +144,7 @@ impl Node {
     /// Whether a majority of the other members has a healthy disk.
     fn peers_well(&self, others: &[u64]) -> bool {
         let peers = self.peers.lock();
-        let well = |node: &&u64| {
-            peers.get(node).is_some_and(|(at, health)| {
-                at.elapsed() < SILENCE && DiskHealth::from_wire(health.disk) == DiskHealth::Ok
-            })
-        };
+        let well = |node: &&u64| peers.get(node).is_some_and(says_well);
         !others.is_empty() && others.iter().filter(well).count() * 2 > others.len()
     }
 
@@ -150,15 +188,38 @@ impl Node {
     }
 }
 
+/// It was heard lately, and its disk was well.
+fn says_well((at, health): &(Instant, NodeHealth)) -> bool {
+    at.elapsed() < SILENCE && DiskHealth::from_wire(health.disk) == DiskHealth::Ok
+}
+
 impl Admission for Node {
-    fn admit(&self, urgent: bool) -> Result<(), Refusal> {
-        let refuse = |message: String| Err(Refusal::new(Reason::NoRoom, message));
-        if !self.disk.admits(urgent) {
-            return refuse(format!("the leader's disk is short of room (level: {})", self.disk.room()));
+    fn admit(&self, urgent: bool, bytes: usize) -> Result<(), Refusal> {
+        let why = match (self.disk.admits(false), self.majority_has_room()) {
+            (true, true) => return Ok(()),
+            (false, _) => format!("the leader's disk is short of room (level: {})", self.disk.room()),
+            (true, false) => "the disks of a majority of the nodes are short of room".to_owned(),
+        };
+        match urgent {
+            true => self.admit_urgent(bytes),
+            false => Err(Refusal::new(Reason::NoRoom, why)),
         }
-        if !urgent && !self.majority_has_room() {
-            return refuse("the disks of a majority of the nodes are short of room".to_owned());
+    }
+
+    fn admit_urgent(&self, bytes: usize) -> Result<(), Refusal> {
+        let refuse = |reason, message: String| {
+            self.urgent.refused.increment(1);
+            Err(Refusal::new(reason, message))
+        };
+        if !self.disk.admits(true) {
+            let message = format!("the leader's disk is short of room (level: {})", self.disk.room());
+            return refuse(Reason::NoRoom, message);
         }
+        if let Err(wait) = self.urgent.allowance.lock().pay(bytes, Instant::now()) {
+            let message = format!("there is no room, and too much was urgent lately: try again in {wait:.1?}");
+            return refuse(Reason::Rate, message);
+        }
+        self.urgent.admitted.increment(1);
         Ok(())
     }
 }
@@ -187,7 +248,7 @@ pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check:
         *node.others.lock() = ids.clone();
         // A leader that alone is short of room hands over to one that is not.
         if disk.room() != Room::Ok && node.majority_has_room() {
-            groups.hand_over(|id| node.has_room(id)).await;
+            groups.hand_over(|id| node.has_room(id) && node.may_lead(id)).await;
         }
         disk.set_peers_well(node.peers_well(&ids));
         disk.set_journal_bytes(groups.all().iter().map(|group| group.replica().log().disk_bytes()).sum());
@@ -200,7 +261,7 @@ pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check:
             () = stop.cancelled() => return,
             asked = transfers.changed() => if asked.is_ok() {
                 tracing::warn!("the disk is slow: giving leadership away");
-                groups.hand_over(|_| true).await;
+                groups.hand_over(|id| node.is_well(id)).await;
             },
             () = tokio::time::sleep(if check_soon(&groups) { Duration::from_millis(20) } else { EXCHANGE }) => {}
         }

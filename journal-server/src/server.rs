@@ -52,6 +52,7 @@ pub struct Server {
     stop: CancellationToken,
     tasks: TaskTracker,
     groups: watch::Receiver<Option<Arc<Groups>>>,
+    node: Arc<Node>,
     drain: Duration,
     /// Held for as long as the node lives.
     _lock: Option<DirLock>,
@@ -177,7 +178,7 @@ impl Server {
             rules,
             health,
             repairs,
-            node,
+            node: node.clone(),
             latch: latch.clone(),
             tasks: tasks.clone(),
             stop: stop.clone(),
@@ -193,6 +194,7 @@ impl Server {
             stop,
             tasks,
             groups,
+            node,
             drain: config.drain,
             _lock: lock,
         })
@@ -214,9 +216,10 @@ impl Server {
             return failure.exit;
         }
         let groups = self.groups();
+        let _stopping = self.node.stopping();
         let orderly = async {
             if let Some(groups) = groups {
-                groups.hand_over(|_| true).await;
+                groups.hand_over(|id| self.node.may_lead(id)).await;
                 groups.close().await;
             }
             self.stop.cancel();
@@ -396,6 +399,7 @@ impl Front {
             };
             match accepted {
                 Ok((io, _)) => {
+                    metrics::counter!("journal_connections_total").increment(1);
                     let (front, watcher) = (self.clone(), graceful.watcher());
                     let cut = cut.clone();
                     tasks.spawn(async move { cut.run_until_cancelled(front.serve(io, watcher)).await });
@@ -416,7 +420,10 @@ impl Front {
             None => (io, Caller::Anonymous),
             Some(tls) => match handshake(tls.clone(), io).await {
                 Ok(secured) => secured,
-                Err(error) => return tracing::debug!("a connection failed its handshake: {error}"),
+                Err(error) => {
+                    metrics::counter!("journal_tls_failures_total").increment(1);
+                    return tracing::debug!("a connection failed its handshake: {error}");
+                }
             },
         };
         let service = hyper::service::service_fn(move |mut request: http::Request<hyper::body::Incoming>| {
@@ -465,8 +472,26 @@ async fn handshake(
 
 fn acceptor(config: &Config) -> Result<Option<Arc<Reloading<rustls::ServerConfig>>>, String> {
     let Some(tls) = client_tls(config) else { return Ok(None) };
-    let made = Reloading::new(tls, |tls| tls.server_config(&[b"h2", b"http/1.1"]));
+    // When the certificate ends is told at once: somebody must be there to hear it.
+    crate::metrics::handle();
+    let made = Reloading::new(tls, |tls| {
+        let made = tls.server_config(&[b"h2", b"http/1.1"])?;
+        if let Some(identity) = &tls.identity {
+            tell_expiry(&identity.cert);
+        }
+        Ok(made)
+    });
     made.map(|made| Some(Arc::new(made))).map_err(|error| error.to_string())
+}
+
+/// Shows when the certificate in use ends, so that somebody can be woken before.
+fn tell_expiry(path: &std::path::Path) {
+    let Ok(pem) = std::fs::read(path) else { return };
+    let Some(Ok(first)) = x509_parser::pem::Pem::iter_from_buffer(&pem).next() else { return };
+    if let Ok(certificate) = first.parse_x509() {
+        let ends = certificate.validity().not_after.timestamp();
+        metrics::gauge!("journal_tls_certificate_expiry_seconds").set(ends as f64);
+    }
 }
 
 /// The certificates that this node shows, as a server and as a client of the other nodes.
@@ -497,6 +522,7 @@ async fn reload_rules(rules: Rules, path: std::path::PathBuf, every: Duration, e
         match env.blocking(move || std::fs::read_to_string(read)).await {
             Ok(text) if text != last => {
                 if let Err(why) = rules.replace(&path, &text) {
+                    metrics::counter!("journal_reload_failures_total").increment(1);
                     tracing::error!("changed rules cannot be used, the old ones stay: {why}");
                 }
                 last = text;

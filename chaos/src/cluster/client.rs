@@ -9,7 +9,7 @@ use journal_client::{Error, NodeStatus, RemoteJournal, Settings, TcpConnector, T
 use proto::{JournalId, JournalName};
 use tokio::time::{Instant, sleep};
 
-use super::tls::{self, Papers};
+use super::tls::{self, Papers, Renewal};
 use super::{Cluster, Node};
 
 impl Cluster {
@@ -90,6 +90,12 @@ impl Cluster {
     /// Papers that look like those of `name` and are signed by nobody known.
     pub fn forged_papers(&self, name: &str) -> anyhow::Result<Papers> {
         tls::forge(&self.tls_dir().context("the cluster has no papers at all")?, name)
+    }
+
+    /// Begins to replace everybody's papers, on the disk alone.
+    pub fn renew_papers(&self) -> anyhow::Result<Renewal> {
+        let names: Vec<_> = self.nodes().iter().map(Node::name).collect();
+        Renewal::begin(&self.tls_dir().context("the cluster has no papers at all")?, &names)
     }
 
     /// Nodes that run, but not the one of that number.

@@ -42,6 +42,59 @@ pub fn forge(dir: &Path, name: &str) -> anyhow::Result<Papers> {
     Ok(forged)
 }
 
+/// Another authority takes over, file by file, as an operator would do it. Who runs is told nothing.
+pub struct Renewal {
+    dir: PathBuf,
+    names: Vec<String>,
+    old: String,
+    new: Authority,
+}
+
+impl Renewal {
+    /// Makes the new authority, and keeps a copy of the client's papers as they are: [`Renewal::outdated`].
+    pub fn begin(dir: &Path, nodes: &[&str]) -> anyhow::Result<Renewal> {
+        let old = std::fs::read_to_string(dir.join("ca.pem"))?;
+        let new = Authority::new("the next authority")?;
+        let (now, kept) = (papers(dir, CLIENT), outdated(dir));
+        std::fs::copy(&now.cert, &kept.cert)?;
+        std::fs::copy(&now.key, &kept.key)?;
+        put(&kept.ca, &format!("{old}{}", new.pem))?;
+        let names = nodes.iter().copied().chain([CLIENT]).map(str::to_owned).collect();
+        Ok(Renewal { dir: dir.to_owned(), names, old, new })
+    }
+
+    /// From now on everybody trusts both.
+    pub fn trust_both(&self) -> anyhow::Result<()> {
+        put(&self.dir.join("ca.pem"), &format!("{}{}", self.old, self.new.pem))
+    }
+
+    /// New papers for all nodes and for the client.
+    pub fn sign_all(&self) -> anyhow::Result<()> {
+        self.names.iter().try_for_each(|name| self.new.sign(name, &papers(&self.dir, name)))
+    }
+
+    /// From now on nobody trusts the old authority.
+    pub fn trust_new_only(&self) -> anyhow::Result<()> {
+        put(&self.dir.join("ca.pem"), &self.new.pem)
+    }
+
+    /// The client's papers from before. Their owner trusts everybody.
+    pub fn outdated(&self) -> Papers {
+        outdated(&self.dir)
+    }
+}
+
+fn outdated(dir: &Path) -> Papers {
+    Papers { ca: dir.join("both.pem"), ..papers(dir, &format!("outdated-{CLIENT}")) }
+}
+
+/// In one step: whoever reads meanwhile finds the old file or the new one.
+fn put(at: &Path, text: &str) -> anyhow::Result<()> {
+    let fresh = at.with_extension("fresh");
+    std::fs::write(&fresh, text).with_context(|| format!("cannot write {}", fresh.display()))?;
+    std::fs::rename(&fresh, at).with_context(|| format!("cannot replace {}", at.display()))
+}
+
 /// Where the papers of that name lie.
 pub fn papers(dir: &Path, name: &str) -> Papers {
     Papers { ca: dir.join("ca.pem"), cert: dir.join(format!("{name}.pem")), key: dir.join(format!("{name}.key")) }
@@ -63,7 +116,7 @@ impl Authority {
     }
 
     fn publish(&self, at: &Path) -> anyhow::Result<()> {
-        std::fs::write(at, &self.pem).with_context(|| format!("cannot write {}", at.display()))
+        put(at, &self.pem)
     }
 
     fn sign(&self, name: &str, at: &Papers) -> anyhow::Result<()> {
@@ -73,9 +126,8 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
-        std::fs::write(&at.cert, certificate.pem())?;
-        std::fs::write(&at.key, key.serialize_pem())?;
-        Ok(())
+        put(&at.cert, &certificate.pem())?;
+        put(&at.key, &key.serialize_pem())
     }
 }
 

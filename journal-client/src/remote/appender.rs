@@ -89,6 +89,7 @@ async fn open_while_patience_lasts(queue: &Arc<Queue>, leader: &Arc<Leader>) -> 
             Err(failure) if failure.is_final() => return Err(failure.into_refusal()),
             Err(failure) => last = failure.into_refusal(),
         }
+        leader.metrics.retries.increment(1);
         expiring(queue, leader, &last, tokio::time::sleep(wait)).await;
     }
 }
@@ -183,6 +184,7 @@ async fn open_within_patience(queue: &Arc<Queue>, leader: &Arc<Leader>) -> Resul
         if failure.is_final() || Instant::now() + wait >= deadline {
             return Err(failure);
         }
+        leader.metrics.retries.increment(1);
         tokio::time::sleep(wait).await;
     }
 }

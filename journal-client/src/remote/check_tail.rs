@@ -89,6 +89,7 @@ impl CheckTail {
                 let _ = caller.answer.send(Err(failure.error.clone()));
             }
             if !callers.is_empty() {
+                self.leader.metrics.retries.increment(1);
                 tokio::time::sleep(wait).await;
             }
         }

@@ -21,6 +21,7 @@ use tonic::{Response, Status};
 
 use super::nodes::{Nodes, Pause};
 use crate::error::{Error, Reason, Refusal};
+use crate::metrics::Metrics;
 use crate::refusal::error_of_status;
 
 pub(crate) struct Leader {
@@ -28,6 +29,7 @@ pub(crate) struct Leader {
     pub id: JournalId,
     pub attempt_timeout: Duration,
     pub patience: Duration,
+    pub metrics: Metrics,
     state: Mutex<State>,
     searching: tokio::sync::Mutex<()>,
     newest_term: watch::Sender<u64>,
@@ -51,6 +53,7 @@ impl Leader {
             id,
             attempt_timeout,
             patience,
+            metrics: Metrics::of(id),
             state: Mutex::default(),
             searching: tokio::sync::Mutex::default(),
             newest_term: watch::Sender::new(0),
@@ -246,6 +249,7 @@ impl Leader {
             if failure.is_final() || Instant::now() + wait >= deadline {
                 return Err(failure.error);
             }
+            self.metrics.retries.increment(1);
             tokio::time::sleep(wait).await;
         }
     }

@@ -27,6 +27,7 @@ use check_tail::CheckTail;
 use describe::{description, first_to_describe};
 use leader::Leader;
 pub(crate) use nodes::{Nodes, Pause};
+pub(crate) use run::Reader;
 pub use tail::TailFrom;
 
 use crate::admin::{Admin, TrimPolicy};

@@ -268,6 +268,12 @@ impl Queue {
         !self.state.lock().sent.is_empty()
     }
 
+    /// Entries that were sent and are not answered, and bytes of whatever is not.
+    pub fn under_way(&self) -> (usize, usize) {
+        let sent = self.state.lock().sent.len();
+        (sent, self.budget_bytes.saturating_sub(self.budget.available_permits()))
+    }
+
     /// The server says that the oldest entries sent are in the journal.
     pub fn committed(&self, first: u64, last: u64) -> Result<(), String> {
         let count = last.checked_sub(first).and_then(|n| n.checked_add(1));
@@ -488,6 +494,8 @@ impl State {
             Phase::Idle => (0, 0),
             Phase::Open { entry_bytes_max, inflight_bytes_max } => (entry_bytes_max, inflight_bytes_max),
         };
+        // No server takes a message larger than its largest entry, and a little more.
+        let message_bytes_max = queue.message_bytes_max.min(entry_bytes_max.saturating_add(ENTRY_OVERHEAD));
         let mut entries = Vec::new();
         let mut bytes = 0;
         let may_take = self.phase != Phase::Idle && !self.is_held();
@@ -514,7 +522,7 @@ impl State {
                 continue;
             }
             let cost = first.cost();
-            let fits_message = entries.is_empty() || bytes + cost <= queue.message_bytes_max;
+            let fits_message = entries.is_empty() || bytes + cost <= message_bytes_max;
             let fits_stream = self.sent.is_empty() || self.sent_bytes + cost <= inflight_bytes_max;
             if !fits_message || !fits_stream {
                 break;

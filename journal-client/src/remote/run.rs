@@ -8,7 +8,7 @@ use crate::journal::{Run, TailEntry};
 
 /// What a reader has seen so far, and so what the next run must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     /// The next run begins here.
     pub next: Position,
     pub watermark: Position,

@@ -60,6 +60,7 @@ pub(super) async fn open(queue: &Arc<Queue>, leader: &Arc<Leader>) -> Result<App
     }
     leader.leads(&address, term);
     queue.open(opened.entry_bytes_max, opened.inflight_bytes_max);
+    leader.metrics.streams.increment(1);
     Ok(AppendStream { queue: queue.clone(), leader: leader.clone(), address, replies, term })
 }
 
@@ -71,16 +72,23 @@ impl AppendStream {
     /// Passes answers on until the stream ends, whoever ends it.
     pub async fn run(mut self) -> Next {
         let end = self.read().await;
+        let metrics = &self.leader.metrics;
+        let unanswered = self.queue.under_way().0 as u64;
         match &end {
             End::Refused(refusal) => {
+                metrics.rejected.increment(unanswered);
                 self.leader.refused(&self.address, refusal);
             }
             End::Lost(why) => {
+                metrics.unknown.increment(unanswered);
+                metrics.streams_lost.increment(1);
                 tracing::debug!(node = %self.address, term = self.term, why, "append stream lost");
                 self.leader.failed(&self.address);
             }
         }
-        self.queue.finish(end)
+        let next = self.queue.finish(end);
+        self.leader.metrics.unanswered_bytes.set(self.queue.under_way().1 as f64);
+        next
     }
 
     async fn read(&mut self) -> End {
@@ -101,6 +109,7 @@ impl AppendStream {
                             tracing::error!(node = %self.address, violation, "append protocol violated");
                             return End::Lost(format!("{} violates the protocol: {violation}", self.address));
                         }
+                        self.leader.metrics.unanswered_bytes.set(self.queue.under_way().1 as f64);
                     }
                     Ok(None) => return match last_word {
                         Some(refusal) => End::Refused(refusal),
@@ -133,12 +142,21 @@ impl AppendStream {
         match reply.outcome {
             Some(Outcome::Committed(wire::Committed { first, last })) => {
                 self.leader.saw_tail(proto::Position(last.saturating_add(1)));
-                self.queue.committed(first, last)
+                self.queue.committed(first, last)?;
+                // The queue has looked at the numbers.
+                self.leader.metrics.committed.increment(last - first + 1);
+                Ok(())
             }
             Some(Outcome::Rejected(wire::Rejected { count, why })) => {
-                self.queue.rejected(count, why.unwrap_or_default().into())
+                self.queue.rejected(count, why.unwrap_or_default().into())?;
+                self.leader.metrics.rejected.increment(count);
+                Ok(())
             }
-            Some(Outcome::Unknown(wire::Unknown { count, why })) => self.queue.unknown(count, why),
+            Some(Outcome::Unknown(wire::Unknown { count, why })) => {
+                self.queue.unknown(count, why)?;
+                self.leader.metrics.unknown.increment(count);
+                Ok(())
+            }
             Some(Outcome::Opened(_)) => Err("opened twice".into()),
             None => Err("an answer without an outcome".into()),
         }

@@ -117,6 +117,7 @@ impl Tail {
                         return self.end(TailError::Failed(error));
                     }
                     let pause = self.pause.take();
+                    self.leader.metrics.retries.increment(1);
                     tracing::debug!(%error, ?pause, "no node serves the tail");
                     tokio::time::sleep(pause).await;
                 }
@@ -155,6 +156,7 @@ impl Tail {
         let address = self.choose().await?;
         match self.open(&address).await {
             Ok(replies) => {
+                self.leader.metrics.tails.increment(1);
                 let follows_leader = self.prefer == TailFrom::Leader;
                 let elsewhere = self.leader.known().as_ref() != Some(&address);
                 self.source = Some(Source {

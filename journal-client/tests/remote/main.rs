@@ -4,6 +4,7 @@
 
 mod appending;
 mod asking;
+mod counting;
 mod moving;
 mod reading;
 mod world;

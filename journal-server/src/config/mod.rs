@@ -454,6 +454,8 @@ mod tests {
         assert_eq!(config.advertise, "127.0.0.1:7400");
         assert_eq!(config.start, Start::Resume);
         assert_eq!(config.tls, None);
+        // openraft tells at info what only its authors want to know.
+        assert_eq!(config.log.level, "info,openraft=warn");
         assert_eq!(config.limits.entry_bytes, 4 << 20);
         assert_eq!(config.limits.message_bytes(), (4 << 20) + (64 << 10));
         assert_eq!(config.slow_disk.degraded, Duration::from_millis(100));

@@ -100,9 +100,10 @@ pub const SETTINGS: &[Setting] = &[
         LOGS,
         "log-level",
         "LEVEL",
-        "info",
+        "info,openraft=warn",
         "error, warn, info, debug or trace; or directives for parts of the \
-        program",
+        program, separated by commas. Without one for openraft, its own lines \
+        are as loud as all others",
     ),
     setting(LOGS, "log-format", "FORMAT", "text", "text or json"),
     setting(LIMITS, "entry-max", "SIZE", "4MiB", "The largest entry; 16MiB at most"),

@@ -5,6 +5,7 @@
 //! samples, publishes and counts. It never decides what to do about a slow disk beyond saying so: who
 //! leads is moved by whoever watches [`Disk::transfers`].
 
+mod allowance;
 pub mod mounts;
 mod room;
 mod slow;
@@ -26,6 +27,7 @@ use crate::env::Env;
 use crate::health::Check;
 use crate::latch::{Exit, Latch};
 use crate::segment::fs::{Fs, Space};
+pub use allowance::Allowance;
 pub use room::{Marks, Room, available};
 pub use slow::{DiskHealth, MEMORY, TRANSFER_PAUSE, Verdict, Watch};
 

@@ -121,11 +121,15 @@ impl AppendStream {
         if crc32fast::hash(&entry.payload) != entry.crc {
             return Err(Refusal::new(Reason::BadChecksum, "the payload does not match its checksum"));
         }
-        self.group.shared.admission.admit(entry.urgent)?;
-        if !entry.urgent && self.group.over_quota() {
-            return Err(Refusal::new(Reason::Quota, "the journal's quota of disk space is used up: trim it"));
+        let admission = &self.group.shared.admission;
+        match (self.group.over_quota(), entry.urgent) {
+            (false, urgent) => admission.admit(urgent, entry.payload.len()),
+            (true, true) => admission.admit_urgent(entry.payload.len()),
+            (true, false) => {
+                admission.admit(false, entry.payload.len())?;
+                Err(Refusal::new(Reason::Quota, "the journal's quota of disk space is used up: trim it"))
+            }
         }
-        Ok(())
     }
 
     /// Entries read and never given to Raft.

@@ -6,6 +6,7 @@
 mod append;
 mod check;
 mod engine;
+mod heir;
 mod lead;
 mod tail;
 
@@ -25,6 +26,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::env::Env;
 use crate::group::engine::Engine;
+use crate::group::heir::Estate;
 use crate::health::Health;
 use crate::identity::{self, Identity};
 use crate::marks::{Mark, Marks};
@@ -73,7 +75,11 @@ impl Shared {
 
 /// Whether entries are admitted: the node's view of disk room.
 pub trait Admission: Send + Sync + 'static {
-    fn admit(&self, urgent: bool) -> Result<(), Refusal>;
+    /// May one entry of this size be taken?
+    fn admit(&self, urgent: bool, bytes: usize) -> Result<(), Refusal>;
+
+    /// May an urgent entry be taken that an ordinary one of this size may not, though there is room?
+    fn admit_urgent(&self, bytes: usize) -> Result<(), Refusal>;
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -313,23 +319,19 @@ impl Group {
         }
     }
 
-    /// Moves the leadership to `to`, or to the follower that is furthest: stops feeding Raft, waits
-    /// until all it fed is committed, then asks the follower to take over. Callers see only entries
-    /// that were never fed refused, with `Moved`.
+    /// Moves the leadership to `to`, or to the follower that is furthest; only to one that `may` lead and
+    /// holds the log. Stops feeding Raft, waits until all it fed is committed, then asks the follower to
+    /// take over. Callers see only entries that were never fed refused, with `Moved`.
     pub async fn transfer(&self, to: Option<u64>, may: impl Fn(u64) -> bool) -> Result<u64, Refusal> {
         let Lead::Leading { term } = self.lead() else {
             return Err(refusal::not_leader(self.standing().leader.map(|(_, member)| member.address)));
         };
         let standing = self.standing();
-        let voters = standing.configs.last().cloned().unwrap_or_default();
-        let healthy = |id: &u64| *id != self.shared.node() && may(*id) && !self.replica.acknowledged().is_shut_out(*id);
-        let candidates = voters.into_iter().filter(healthy);
-        let target = match to {
-            Some(to) => candidates.into_iter().find(|id| *id == to),
-            None => candidates.max_by_key(|id| standing.matched.get(id).copied().unwrap_or(0)),
-        };
-        let target =
-            target.ok_or_else(|| Refusal::new(Reason::Invalid, "no such voter to which the leadership could move"))?;
+        let mut voters = standing.configs.last().cloned().unwrap_or_default();
+        voters.retain(|id| *id != self.shared.node() && !self.replica.acknowledged().is_shut_out(*id));
+        let last = self.replica.log().last().map_or(0, |last| last.position);
+        let estate = Estate { voters, matched: standing.matched.clone(), last };
+        let target = estate.heir(to, may)?;
         let address = standing.nodes.get(&target).map(|member| member.address.clone());
 
         let _moving = self.lead.begin_moving(refusal::moved(address));

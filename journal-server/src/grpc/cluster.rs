@@ -99,7 +99,7 @@ impl cluster_server::Cluster for ClusterService {
         };
         let mut moved = Vec::new();
         for group in groups {
-            let leader = NodeId(group.transfer(to, |_| true).await?);
+            let leader = NodeId(group.transfer(to, |node| self.node.may_lead(node)).await?);
             moved.push(format!("journal {} is led by {leader} now", group.id()));
         }
         Ok(Response::new(wire::TransferLeaderReply { moved }))

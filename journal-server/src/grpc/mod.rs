@@ -53,7 +53,10 @@ impl Door {
     /// Refuses what the rules do not permit to whoever sent the request.
     fn allow(&self, extensions: &Extensions, action: Action, journal: &str) -> Result<(), Refusal> {
         let caller = extensions.get::<Caller>().unwrap_or(&Caller::Anonymous);
-        let denied = |denied: crate::rules::Denied| Refusal::new(Reason::Forbidden, denied.to_string());
+        let denied = |denied: crate::rules::Denied| {
+            metrics::counter!("journal_denied_total").increment(1);
+            Refusal::new(Reason::Forbidden, denied.to_string())
+        };
         self.rules.decide(caller, action, journal).map_err(denied)
     }
 

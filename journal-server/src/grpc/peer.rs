@@ -12,6 +12,7 @@ use tonic::{Extensions, Request, Response, Status, Streaming};
 
 use super::{Door, Doorway};
 use crate::caller::Caller;
+use crate::disk::DiskHealth;
 use crate::identity::Identity;
 use crate::identity::handshake::Handshake;
 use crate::node::Node;
@@ -45,7 +46,10 @@ impl PeerService {
 
     fn admit_node(&self, extensions: &Extensions) -> Result<(), Status> {
         let caller = extensions.get::<Caller>().unwrap_or(&Caller::Anonymous);
-        let denied = |denied: crate::rules::Denied| Refusal::new(Reason::Forbidden, denied.to_string());
+        let denied = |denied: crate::rules::Denied| {
+            metrics::counter!("journal_denied_total").increment(1);
+            Refusal::new(Reason::Forbidden, denied.to_string())
+        };
         Ok(self.rules.decide_node(caller).map_err(denied)?)
     }
 }
@@ -150,6 +154,11 @@ impl PeerService {
             }
             control_request::Kind::PreVote(request) => {
                 control_reply::Kind::PreVote(replica(request.group_id)?.pre_vote(request).await?)
+            }
+            control_request::Kind::Transfer(_) if self.node.disk.health() >= DiskHealth::Slow => {
+                // Whoever leads has not heard of it yet.
+                let why = format!("the disk here is {}", self.node.disk.health());
+                control_reply::Kind::Transfer(wire::TransferReply { accepted: false, why })
             }
             control_request::Kind::Transfer(request) => {
                 control_reply::Kind::Transfer(replica(request.group_id)?.transfer(request).await?)

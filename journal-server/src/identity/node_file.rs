@@ -154,6 +154,14 @@ impl NodeFile {
         NodeFile::decode_body(header)
     }
 
+    /// A file with this body: what fuzzers change would otherwise be refused unread.
+    pub(crate) fn seal(body: &[u8]) -> Vec<u8> {
+        let mut out = [&MAGIC[..], &VERSION.to_le_bytes(), &(body.len() as u32).to_le_bytes(), &[0; 4], body].concat();
+        let crc = checksum(&out);
+        out[16..20].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
     fn encode_body(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.node_id.0.to_le_bytes());
         match &self.cluster {

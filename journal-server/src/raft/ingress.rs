@@ -154,10 +154,7 @@ impl Replica {
     }
 }
 
-pub(super) fn request_in(
-    group: u64,
-    request: peer::AppendEntries,
-) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+fn request_in(group: u64, request: peer::AppendEntries) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
     if request.group_id != group {
         return Err(malformed(format!("group {} on the stream of group {group}", request.group_id)));
     }
@@ -182,7 +179,7 @@ fn result_out(result: StreamAppendResult<TypeConfig>) -> Outcome {
     }
 }
 
-pub(super) fn vote_in(request: peer::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {
+fn vote_in(request: peer::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {
     let mut vote = VoteRequest::new(types::vote_in(request.vote)?, request.last.map(types::id_in));
     vote.leadership_transfer = request.transfer;
     Ok(vote)
@@ -193,5 +190,117 @@ fn vote_out(reply: VoteResponse<TypeConfig>) -> peer::VoteReply {
         vote: Some(types::vote_out(&reply.vote)),
         granted: reply.vote_granted,
         last: reply.last_log_id.as_ref().map(types::id_out),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+
+    use proto::NodeId;
+
+    use super::*;
+    use crate::identity::ClusterId;
+    use crate::marks::Marks;
+    use crate::offload::Offload;
+    use crate::raft::{Dial, Parts, Peers, Speaker, Timing};
+    use crate::segment::fault_disk::FaultDisk;
+    use crate::segment::{self, Ids, Kind, LogEntry, LogId, Opened, Options};
+    use crate::state::{self, GroupState, Journal, Member};
+
+    /// There is nobody else.
+    struct Nowhere;
+
+    impl Dial for Nowhere {
+        fn channel(&self, _: &str) -> tonic::transport::Channel {
+            tonic::transport::Endpoint::from_static("http://127.0.0.1:1").connect_lazy()
+        }
+
+        fn spawn(&self, task: futures::future::BoxFuture<'static, ()>) {
+            tokio::spawn(task);
+        }
+    }
+
+    /// Node 1 of a group of three that nobody has led yet.
+    async fn follower(disk: &FaultDisk) -> Arc<Replica> {
+        let ids = Ids { cluster: 1, node: 1, group: 1 };
+        let opened = segment::open(disk.mount(), Path::new("/1"), ids, Options::default());
+        let Ok(Opened::Ready { log, writer, .. }) = opened else { panic!("an empty disk is not damaged") };
+        segment::spawn_writer_thread(writer, "writer".into()).expect("there are threads");
+        let speaker = Speaker { cluster: ClusterId(1), node: NodeId(1) };
+        let parts = Parts {
+            group: 1,
+            node: 1,
+            log,
+            marks: Arc::new(Marks::new(1)),
+            offload: Offload::Inline,
+            peers: Arc::new(Peers::new(Arc::new(Nowhere), speaker)),
+            genesis: GroupState::Journal(Journal::default()),
+            timing: Timing { heartbeat_ms: 1000, election_ms_min: 60_000, election_ms_max: 61_000 },
+            lost: tokio::sync::mpsc::channel(1).0,
+        };
+        Arc::new(Replica::start(parts).await.unwrap())
+    }
+
+    fn members() -> types::Membership {
+        let member = |node: u64| (node, Member { name: format!("n{node}"), address: format!("n{node}:1") });
+        types::Membership::new(vec![BTreeSet::from([1, 2, 3])], (1..=3).map(member).collect::<BTreeMap<_, _>>())
+            .unwrap()
+    }
+
+    fn vote(term: u64, node_id: u64) -> Option<peer::Vote> {
+        Some(peer::Vote { term, node_id, committed: true })
+    }
+
+    fn wire(id: LogId) -> peer::LogId {
+        peer::LogId { term: id.term, position: id.position }
+    }
+
+    fn blank(term: u64, position: u64) -> peer::LogEntry {
+        types::entry_out(types::entry(LogEntry::new(LogId::new(term, position), Kind::Blank, "")).unwrap())
+    }
+
+    /// openraft takes its own log for the newer one, and asserts that it never comes to this.
+    #[tokio::test]
+    async fn a_snapshot_replaces_what_a_deposed_leader_of_a_later_term_wrote_below_it() {
+        let replica = follower(&FaultDisk::new(7)).await;
+        let body = prost::Message::encode_to_vec(&types::membership_out(&members()));
+        let first = types::entry(LogEntry::new(LogId::new(1, 0), Kind::Membership, body)).unwrap();
+        let entries = [types::entry_out(first)].into_iter().chain((1..4).map(|at| blank(1, at))).collect();
+        let append = |term, node, prev, entries| peer::AppendEntries {
+            group_id: 1,
+            vote: vote(term, node),
+            prev,
+            committed: None,
+            entries,
+        };
+        let is_matched = |reply: peer::AppendEntriesReply| matches!(reply.outcome, Some(Outcome::Matched(_)));
+        assert!(is_matched(replica.heartbeat(append(1, 2, None, entries)).await.unwrap()));
+        // Node 3 leads term 3, writes to this node alone, and is gone. The others go on, with what node 2
+        // had written in term 2.
+        let prev = Some(wire(LogId::new(1, 3)));
+        assert!(is_matched(replica.heartbeat(append(3, 3, prev, vec![blank(3, 4), blank(3, 5)])).await.unwrap()));
+        assert_eq!(replica.log().last(), Some(LogId::new(3, 5)));
+
+        let cut = LogId::new(2, 10);
+        let membership = types::membership_out(&members());
+        let at = Some(wire(LogId::new(1, 0)));
+        let state = GroupState::Journal(Journal { start: 11 });
+        let request = peer::SnapshotRequest {
+            group_id: 1,
+            vote: vote(4, 2),
+            last: Some(wire(cut)),
+            membership_at: at,
+            membership: Some(membership.clone()),
+            state: state::encode_version(&state, (at, membership)),
+            chain: 99,
+        };
+        replica.snapshot(request).await.unwrap();
+        assert_eq!((replica.log().purged(), replica.log().last()), (Some(cut), Some(cut)));
+        assert!(is_matched(replica.heartbeat(append(4, 2, Some(wire(cut)), vec![blank(4, 11)])).await.unwrap()));
+        assert!(replica.standing().fatal.is_none(), "raft stopped");
+        replica.shutdown().await;
+        replica.log().close();
     }
 }

@@ -242,4 +242,20 @@ mod tests {
         store.save_committed(Some(types::log_id(SegmentId::new(2, 2)))).await.unwrap_err();
         assert_eq!(marks.get(), before, "what a new leader committed was claimed of the old entries");
     }
+
+    #[tokio::test]
+    async fn a_commit_is_shown_to_readers_at_once_and_not_when_it_is_applied_or_measured() {
+        let disk = FaultDisk::new(7);
+        let ids = Ids { cluster: 1, node: 1, group: 1 };
+        let opened = segment::open(disk.mount(), Path::new("/1"), ids, Options::default());
+        let Ok(Opened::Ready { log, .. }) = opened else { panic!("an empty disk is not damaged") };
+        let marks = Arc::new(Marks::new(1));
+        let reader = marks.watch();
+        // Nothing runs but this call: no state machine, no metrics, not even a writer.
+        let mut store = LogStore::new(log, marks, Offload::Inline);
+        store.save_committed(Some(types::log_id(SegmentId::new(3, 7)))).await.unwrap();
+        assert!(reader.has_changed().unwrap());
+        let mark = *reader.borrow();
+        assert_eq!((mark.tail, mark.tail_term, mark.applied), (8, 3, 0));
+    }
 }

@@ -4,8 +4,9 @@
 //! (`state_machine`, over `state/`), a network (`network`, `peers`, `ingress`) and a runtime. Its
 //! defaults are wrong for us in many places; `docs/TESTING.md` lists the traps and their tests.
 
+#[doc(hidden)]
+pub mod fuzz;
 mod ingress;
-mod inspect;
 mod log_store;
 mod network;
 mod peers;
@@ -15,7 +16,6 @@ mod state_machine;
 mod types;
 
 pub use ingress::Room;
-pub use inspect::inspect;
 pub use network::Acknowledged;
 pub use peers::{Dial, MESSAGE_BYTES_MAX, Peer, Peers, Speaker};
 pub use runtime::{TICK, seed_thread};

@@ -459,7 +459,7 @@ fn request_out(group: u64, rpc: AppendEntriesRequest<TypeConfig>) -> peer::Appen
     }
 }
 
-pub(super) fn vote_reply_in(reply: peer::VoteReply) -> Rpc<VoteResponse<TypeConfig>> {
+fn vote_reply_in(reply: peer::VoteReply) -> Rpc<VoteResponse<TypeConfig>> {
     let vote = types::vote_in(reply.vote).map_err(unreachable)?;
     Ok(VoteResponse { vote, vote_granted: reply.granted, last_log_id: reply.last.map(types::id_in) })
 }
@@ -490,5 +490,30 @@ mod tests {
         assert!(!acknowledged.has_lost(2, 5, Some(LogId::new(4, 7))));
         acknowledged.matched(2, 5, LogId::new(5, 8));
         assert!(!acknowledged.has_lost(2, 5, Some(LogId::new(5, 8))));
+    }
+
+    fn request(position: u64) -> AppendEntriesRequest<TypeConfig> {
+        let entry = segment::LogEntry::new(LogId::new(1, position), segment::Kind::Entry, "x");
+        AppendEntriesRequest {
+            vote: types::vote(segment::Vote { term: 1, node: 1, committed: true }),
+            prev_log_id: None,
+            entries: vec![types::entry(entry).unwrap()],
+            leader_commit: None,
+        }
+    }
+
+    #[test]
+    fn so_many_requests_are_under_way_before_the_first_is_answered_and_never_more() {
+        use futures::FutureExt;
+        let window = Arc::new(Window { free: Semaphore::new(PIPELINE), under_way: AtomicUsize::new(0) });
+        let input = stream::iter((2..).map(request));
+        let mut feed = Feed { first: Some(request(1)), input: input.fuse(), window: window.clone() };
+        let mut taken = || feed.next().now_or_never().flatten().map(|request| request.entries[0].log_id.index());
+        let sent: Vec<u64> = std::iter::from_fn(&mut taken).collect();
+        assert_eq!(sent, (1..=PIPELINE as u64).collect::<Vec<_>>());
+        assert!(PIPELINE > 1, "one at a time is what openraft does by itself");
+        // Each answer lets one more out.
+        window.free.add_permits(1);
+        assert_eq!((taken(), taken()), (Some(PIPELINE as u64 + 1), None));
     }
 }

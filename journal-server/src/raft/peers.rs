@@ -221,3 +221,104 @@ impl ControlTask {
 fn answer<T>(reply: oneshot::Sender<T>, value: T) {
     let _ = reply.send(value);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures::future::{BoxFuture, join_all};
+    use futures::stream::{BoxStream, Empty};
+    use proto::peer::{self, peer_server};
+    use tonic::{Request, Response, Status, Streaming};
+
+    use super::*;
+
+    /// A peer that answers heartbeats, and counts the streams on which they come.
+    #[derive(Clone, Default)]
+    struct Counting(Arc<AtomicUsize>);
+
+    fn no<T>() -> Result<Response<T>, Status> {
+        Err(Status::unimplemented("nobody asks for this here"))
+    }
+
+    #[tonic::async_trait]
+    impl peer_server::Peer for Counting {
+        type ReplicateStream = Empty<Result<peer::AppendEntriesReply, Status>>;
+        type ControlStream = BoxStream<'static, Result<ControlReply, Status>>;
+
+        async fn control(
+            &self,
+            request: Request<Streaming<ControlRequest>>,
+        ) -> Result<Response<Self::ControlStream>, Status> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            let replies = request.into_inner().map(|request| {
+                let request = request?;
+                let Some(control_request::Kind::Heartbeat(heartbeat)) = request.kind else {
+                    return Err(Status::invalid_argument("only heartbeats come here"));
+                };
+                // Who asked sees by the term that this is the answer to his own.
+                let reply = peer::AppendEntriesReply { term: heartbeat.group_id, outcome: None };
+                Ok(ControlReply { number: request.number, kind: Some(control_reply::Kind::Heartbeat(reply)) })
+            });
+            Ok(Response::new(replies.boxed()))
+        }
+
+        async fn replicate(
+            &self,
+            _: Request<Streaming<peer::AppendEntries>>,
+        ) -> Result<Response<Self::ReplicateStream>, Status> {
+            no()
+        }
+        async fn snapshot(&self, _: Request<peer::SnapshotRequest>) -> Result<Response<peer::SnapshotReply>, Status> {
+            no()
+        }
+        async fn fetch(&self, _: Request<peer::FetchRequest>) -> Result<Response<peer::FetchReply>, Status> {
+            no()
+        }
+        async fn propose(&self, _: Request<peer::ProposeRequest>) -> Result<Response<peer::ProposeReply>, Status> {
+            no()
+        }
+        async fn probe(&self, _: Request<peer::ProbeRequest>) -> Result<Response<peer::ProbeReply>, Status> {
+            no()
+        }
+        async fn offer(&self, _: Request<peer::OfferRequest>) -> Result<Response<peer::OfferReply>, Status> {
+            no()
+        }
+    }
+
+    struct Plain;
+
+    impl Dial for Plain {
+        fn channel(&self, address: &str) -> Channel {
+            tonic::transport::Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy()
+        }
+
+        fn spawn(&self, task: BoxFuture<'static, ()>) {
+            tokio::spawn(task);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_heartbeats_of_all_groups_share_one_stream() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let counting = Counting::default();
+        let server = tonic::transport::Server::builder().add_service(peer_server::PeerServer::new(counting.clone()));
+        let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+        tokio::spawn(server.serve_with_incoming(incoming));
+
+        let speaker = Speaker { cluster: ClusterId(1), node: NodeId(1) };
+        let peers = Peers::new(Arc::new(Plain), speaker);
+        for _ in 0..10 {
+            let beat = async |group_id| {
+                let heartbeat = peer::AppendEntries { group_id, ..peer::AppendEntries::default() };
+                let peer = peers.get(2, &address);
+                let sent = peer.control(control_request::Kind::Heartbeat(heartbeat), Duration::from_secs(5)).await;
+                let Ok(control_reply::Kind::Heartbeat(reply)) = sent else { panic!("{sent:?}") };
+                assert_eq!(reply.term, group_id, "the answer to somebody else's");
+            };
+            join_all((1..=50).map(beat)).await;
+        }
+        assert_eq!(counting.0.load(Ordering::Relaxed), 1, "streams for 500 heartbeats");
+    }
+}

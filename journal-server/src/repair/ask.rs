@@ -112,8 +112,29 @@ fn entry_in(entry: wire::LogEntry) -> Result<LogEntry, String> {
     Ok(LogEntry { id: LogId::new(entry.term, entry.position), kind, crc: entry.crc, body: entry.body })
 }
 
+/// What keeps a hole open after everybody was asked, for whoever reads `/readyz`.
+pub fn describe_all(heard: &[Said], hole: &Hole) -> String {
+    if heard.is_empty() {
+        return format!("{hole} (no other members are known)");
+    }
+    if is_trimmed_everywhere(heard, hole) {
+        // Waiting helps no more. Nothing is cut: what lies behind the hole was acknowledged by this node.
+        return format!(
+            "{hole} (every other member has let go of it in a trim, so nobody can ever fill it: this node must be \
+             replaced, with `journal members replace`)"
+        );
+    }
+    let words: Vec<String> = heard.iter().map(|said| describe(said, hole)).collect();
+    format!("{hole} ({})", words.join(", "))
+}
+
+/// Whether all others have answered, and their logs begin behind the hole. Logs never begin earlier again.
+fn is_trimmed_everywhere(heard: &[Said], hole: &Hole) -> bool {
+    heard.iter().all(|said| said.word.as_ref().is_ok_and(|word| word.first > hole.last))
+}
+
 /// What a member's word means for a hole that is still open, for whoever reads `/readyz`.
-pub fn describe(said: &Said, hole: &Hole) -> String {
+fn describe(said: &Said, hole: &Hole) -> String {
     let name = &said.source.name;
     match &said.word {
         Err(why) => format!("{name} {why}"),
@@ -121,5 +142,46 @@ pub fn describe(said: &Said, hole: &Hole) -> String {
         Ok(word) if word.last.is_none_or(|last| last.position < hole.first) => format!("{name} does not have it"),
         Ok(word) if !word.damaged.is_empty() => format!("{name} is damaged there itself"),
         Ok(_) => format!("{name} has other entries there"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hole() -> Hole {
+        Hole {
+            first: 10,
+            last: 12,
+            identities: None,
+            before: Some(LogId::new(1, 9)),
+            chain_before: None,
+            after: LogId::new(1, 12),
+            chain_after: None,
+            segment: 1,
+            offset: 8192,
+            end: 9000,
+        }
+    }
+
+    fn said(name: &str, word: Result<u64, &str>) -> Said {
+        let source = Source { node: 1, name: name.to_owned(), address: String::new() };
+        let answer = |first| Answer { first, last: Some(LogId::new(1, 50)), ..Answer::default() };
+        Said { source, word: word.map(answer).map_err(str::to_owned) }
+    }
+
+    #[test]
+    fn a_hole_that_everybody_has_trimmed_is_not_waited_for_in_silence() {
+        let text = describe_all(&[said("n2", Ok(13)), said("n3", Ok(40))], &hole());
+        assert!(text.contains("must be replaced"), "{text}");
+    }
+
+    #[test]
+    fn as_long_as_somebody_may_have_it_the_node_waits_for_him() {
+        for other in [Ok(12), Ok(1), Err("does not answer")] {
+            let text = describe_all(&[said("n2", Ok(13)), said("n3", other)], &hole());
+            assert!(!text.contains("replaced") && text.contains("n2 has trimmed it"), "{text}");
+        }
+        assert!(describe_all(&[], &hole()).contains("no other members are known"));
     }
 }

@@ -145,7 +145,7 @@ impl Mender {
     /// Why the hole is still there, if it is.
     async fn fill(&self, hole: &Hole) -> Option<String> {
         let sources = self.sources();
-        let mut words = Vec::new();
+        let mut heard = Vec::new();
         for source in &sources {
             let offer = |entries: Vec<LogEntry>| {
                 let log = self.log.clone();
@@ -162,9 +162,9 @@ impl Mender {
             if !self.log.holes().iter().any(open) {
                 return None;
             }
-            words.push(ask::describe(&said, hole));
+            heard.push(said);
         }
-        Some(format!("{hole} ({})", words.join(", ")))
+        Some(ask::describe_all(&heard, hole))
     }
 
     /// The members in force; before Raft knows them, those of the node file.

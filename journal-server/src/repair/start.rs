@@ -84,11 +84,7 @@ async fn round(shared: &Arc<Shared>, group: u64, patient: &Patient) -> io::Resul
             return Err(io::Error::other(why));
         }
         if !filled {
-            let words: Vec<String> = heard.iter().map(|said| ask::describe(said, &hole)).collect();
-            waits.push(match words.is_empty() {
-                true => format!("{hole} (no other members are known)"),
-                false => format!("{hole} ({})", words.join(", ")),
-            });
+            waits.push(ask::describe_all(&heard, &hole));
             lowest.get_or_insert((hole, heard));
         }
     }

@@ -11,6 +11,8 @@ pub mod dump;
 pub mod fault_disk;
 mod format;
 pub mod fs;
+#[doc(hidden)]
+pub mod fuzz;
 mod index;
 mod judge;
 mod keeper;

@@ -376,6 +376,9 @@ impl Replay {
     /// Takes up a frame that is whole. Its run.
     fn take(&mut self, tail: &mut Tail, end: u64, frame: Whole) -> Result<u32, Error> {
         self.meet(tail, frame.header())?;
+        if let Whole::Entries(entries) = &frame {
+            self.go_on_with(tail, entries.header.first())?;
+        }
         let run = frame.header().run;
         self.run = self.run.max(run);
         self.report.frames += 1;
@@ -416,6 +419,19 @@ impl Replay {
         self.end_segment(begun, tail.offset, tail.sealed);
         self.tail = Some(tail);
         Ok(())
+    }
+
+    /// Entries never fall back behind what is there: that is what Truncate frames are for. The checksums of
+    /// such a frame are right, so whoever wrote it was wrong, and nothing of the log is to be believed.
+    fn go_on_with(&self, tail: &Tail, first: LogId) -> Result<(), Error> {
+        let last = self.registers.outline.last();
+        if first.position >= next_position(last) {
+            return Ok(());
+        }
+        Err(Error::Invalid {
+            path: PathBuf::from(super::format::file_name(tail.number)),
+            why: format!("the frame at {} begins at {first}, but the log before it ends at {last:?}", tail.offset),
+        })
     }
 
     fn end_segment(&mut self, begun: &Begun, end: u64, sealed: bool) {

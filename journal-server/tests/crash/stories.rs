@@ -2,14 +2,16 @@
 //! generator changes, stories do not.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use journal_server::segment::fault_disk::{Fault, Loss, Op};
-use journal_server::segment::{Kind, LogEntry, LogId, Options, Version};
+use journal_server::segment::{self, Kind, LogEntry, LogId, Opened, Options, Step, Version};
+use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::honest;
-use super::machine::{DIR, Machine};
+use super::machine::{DIR, IDS, Machine};
 use super::model::{Act, body};
 
 /// The first frame of a segment.
@@ -226,4 +228,25 @@ fn a_plan_that_finds_no_room_for_a_segment_fails_whole() {
     machine = machine.fork();
     machine.disk.kill();
     must_hold(&mut machine, &mut rng);
+}
+
+/// openraft takes an answer as one to everything before it, and looks at its own state for each.
+#[test]
+fn of_all_appends_that_one_sync_covers_the_newest_alone_is_answered() {
+    let mut rng = SmallRng::seed_from_u64(1);
+    let machine = Machine::new(&mut rng, honest);
+    let opened = segment::open(machine.disk.mount(), Path::new(DIR), IDS, Options::default()).unwrap();
+    let Opened::Ready { log, mut writer, .. } = opened else { panic!("an empty disk is not damaged") };
+    let answered = Arc::new(Mutex::new(Vec::new()));
+    for sync in 0..3 {
+        for position in sync * 5 + 1..=sync * 5 + 5 {
+            let entry = LogEntry::new(LogId::new(1, position), Kind::Entry, vec![1]);
+            let answered = answered.clone();
+            log.append(vec![entry], Box::new(move |result| answered.lock().push((position, result.is_ok()))));
+        }
+        let Step::Write(plan) = writer.take() else { panic!("there is something to write") };
+        let result = writer.perform(&plan);
+        writer.done(plan, result);
+    }
+    assert_eq!(*answered.lock(), [(5, true), (10, true), (15, true)]);
 }

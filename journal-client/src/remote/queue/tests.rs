@@ -237,3 +237,24 @@ fn what_is_left_of_an_old_stream_takes_nothing() {
     let new = world.stream.expect("it is open");
     assert!(matches!(world.queue.poll_take(new, &mut cx), Poll::Ready(Some(_))));
 }
+
+#[test]
+fn a_message_is_never_larger_than_the_server_takes() {
+    let entry_bytes_max = 1000;
+    let queue = Queue::new(Kind::Shared, JournalId(1), 256 << 10, 1 << 20);
+    let stream = queue.begin();
+    let entries = (0..100).map(|_| Entry::new(vec![0; 300])).collect();
+    let tickets = queue.push_all(entries).now_or_never().expect("the budget is ample");
+    queue.open(entry_bytes_max, 1 << 20);
+    let mut cx = Context::from_waker(Waker::noop());
+    let mut taken = 0;
+    while let Poll::Ready(Some(request)) = queue.poll_take(stream, &mut cx) {
+        let bytes = prost::Message::encoded_len(&request);
+        // What a server takes is its largest entry, and what lies around it.
+        assert!(bytes <= entry_bytes_max as usize + ENTRY_OVERHEAD, "{bytes} bytes");
+        assert!(request.entries.len() > 1, "and not much smaller either");
+        taken += request.entries.len();
+    }
+    assert!(taken > 0);
+    drop(tickets);
+}
