@@ -1,0 +1,3 @@
+package main
+
+func playCases(fresh func() (*pair, error)) int { return 0 }
