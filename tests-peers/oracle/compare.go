@@ -20,7 +20,7 @@ type answer struct {
 
 // A difference is what the two sides said, where it was not the same.
 type difference struct {
-	about        string
+	about         string
 	etcd, subject string
 }
 

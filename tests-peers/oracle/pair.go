@@ -39,6 +39,8 @@ type side struct {
 type pair struct {
 	etcd, subject *side
 	stops         []func()
+	// Revisions that were compacted at: of these, etcd remembers the hash from before.
+	hashed map[int64]bool
 }
 
 func (p *pair) sides() []*side { return []*side{p.etcd, p.subject} }
@@ -71,7 +73,7 @@ func connect(name, address string) (*side, error) {
 
 // newPair starts a real etcd within this process, and the adapter beside it, unless it is there already.
 func newPair(adapter, endpoint string) (*pair, error) {
-	p := &pair{}
+	p := &pair{hashed: map[int64]bool{}}
 	address, err := p.startEtcd()
 	if err == nil {
 		p.etcd, err = connect("etcd", address)

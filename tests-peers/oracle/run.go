@@ -19,6 +19,9 @@ import (
 
 const streams = 2
 
+// Deleting it is the last that happens before a sequence.
+var lastKey = []byte("reset")
+
 // A run plays one sequence on a pair.
 type run struct {
 	p *pair
@@ -28,14 +31,16 @@ type run struct {
 	all      [2]*stream
 	open     [streams][2]*stream
 	watchers []*watcher
-	steps    int
-	events   int
-	trace    io.Writer
+	// Watchers that a compaction ended, by stream and id: they can still be canceled, once.
+	dead   map[[2]int64]bool
+	steps  int
+	events int
+	trace  io.Writer
 }
 
 // play plays a sequence from a clean start. The error is the first difference.
 func play(p *pair, sequence []step, trace io.Writer) (r *run, err error) {
-	r = &run{p: p, trace: trace}
+	r = &run{p: p, trace: trace, dead: map[[2]int64]bool{}}
 	defer r.close()
 	if err := r.reset(); err != nil {
 		return r, fmt.Errorf("before the first step: %w", err)
@@ -112,6 +117,15 @@ func (r *run) reset() error {
 	}); err != nil {
 		return err
 	}
+	// What earlier sequences wrote is deleted below the revision that is compacted at, so that a watch
+	// that begins exactly there is told the same whatever they were.
+	for _, message := range []proto.Message{&pb.PutRequest{Key: lastKey}, &pb.DeleteRangeRequest{Key: lastKey}} {
+		if _, err := r.compare("a last key", func(ctx context.Context, s *side) (proto.Message, error) {
+			return call(ctx, s, step{}, message)
+		}); err != nil {
+			return err
+		}
+	}
 	for _, s := range r.p.sides() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
@@ -132,7 +146,7 @@ func (r *run) reset() error {
 	}); err != nil {
 		return err
 	}
-	r.compacted = r.base
+	r.compacted, r.p.hashed[r.base] = r.base, true
 	for i, s := range r.p.sides() {
 		st, err := openStream(s)
 		if err != nil {
@@ -174,15 +188,23 @@ func (r *run) take(s step) error {
 		if err := r.sync(); err != nil {
 			return err
 		}
+		r.awaitSynced()
 	}
 	if s.kind == "sync" {
 		return nil
+	}
+	if hash, ok := s.msg.(*pb.HashKVRequest); ok {
+		at := resolved(hash, r.revision, r.p.etcd).Revision
+		if r.p.hashed[at] || (at == 0 && r.p.hashed[r.revision]) {
+			return nil
+		}
 	}
 	got, err := r.compare("the answer", func(ctx context.Context, side *side) (proto.Message, error) {
 		return call(ctx, side, s, resolved(s.msg, r.revision, side))
 	})
 	if err == nil && s.kind == "compact" && got.err == nil {
 		r.compacted = resolved(s.msg.(*pb.CompactionRequest), r.revision, r.p.etcd).Revision
+		r.p.hashed[r.compacted] = true
 	}
 	return err
 }
@@ -345,10 +367,12 @@ func (r *run) create(s step) error {
 		from = created.Header.Revision + 1
 	}
 	if from < r.compacted {
+		r.dead[[2]int64{int64(s.stream % streams), created.WatchId}] = true
 		_, err := r.answered(pair, nil)
 		return err
 	}
-	r.watchers = append(r.watchers, &watcher{s.stream % streams, created.WatchId, request, from})
+	late := from <= created.Header.Revision
+	r.watchers = append(r.watchers, &watcher{s.stream % streams, created.WatchId, request, from, late})
 	return nil
 }
 
@@ -363,6 +387,11 @@ func (r *run) cancel(s step) error {
 	id := s.msg.(*pb.WatchCancelRequest).WatchId
 	known := slices.IndexFunc(r.watchers, func(w *watcher) bool { return w.stream == s.stream%streams && w.id == id })
 	request := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: s.msg.(*pb.WatchCancelRequest)}}
+	if dead := [2]int64{int64(s.stream % streams), id}; r.dead[dead] {
+		delete(r.dead, dead)
+		_, err = r.answered(pair, request)
+		return err
+	}
 	if known < 0 {
 		// There is no answer; the next one that comes must be to something else.
 		for _, st := range pair {
@@ -386,11 +415,17 @@ func (r *run) askProgress(number int) error {
 		return err
 	}
 	request := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
+	for dead := range r.dead {
+		if dead[0] == int64(number%streams) {
+			// etcd tells such a stream no progress until the client cancels them too. Here it is told, truly.
+			return nil
+		}
+	}
 	owed, some := true, false
 	for _, w := range r.watchers {
 		if w.stream == number%streams {
 			some = true
-			owed = owed && w.from <= r.revision
+			owed = owed && w.request.StartRevision <= r.revision
 		}
 	}
 	if !some {
@@ -445,6 +480,9 @@ func (r *run) sync() error {
 	for _, w := range r.watchers {
 		pair := r.open[w.stream]
 		owed := w.expects(history)
+		if w.from == r.base && w.covers(lastKey) && !w.drops(mvccpb.Event_DELETE) {
+			owed++
+		}
 		for i := range pair {
 			// Of the revision that a compaction kept, etcd keeps one change of each key.
 			enough := func() bool { return len(pair[i].events[w.id]) >= owed }
@@ -517,4 +555,25 @@ func (r *run) settle() error {
 	return nil
 }
 
-var _ = mvccpb.Event_PUT
+// awaitSynced waits until watchers that began in the past are as far as all others, on both sides. Of
+// one that was owed nothing, only progress tells; and a stream may be owed none of that.
+func (r *run) awaitSynced() {
+	ask := &pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}
+	for _, w := range r.watchers {
+		if !w.late {
+			continue
+		}
+		for _, st := range r.open[w.stream] {
+			st.mu.Lock()
+			st.progress = nil
+			st.mu.Unlock()
+			for range 8 {
+				_ = st.send(ask)
+				if st.wait("progress", 50*time.Millisecond, func() bool { return len(st.progress) > 0 }) == nil {
+					break
+				}
+			}
+		}
+		w.late = false
+	}
+}

@@ -180,6 +180,8 @@ type watcher struct {
 	id      int64
 	request *pb.WatchCreateRequest
 	from    int64
+	// It began in the past, and may not have caught up.
+	late bool
 }
 
 // expects says how many events the watcher is owed, given everything that happened.
