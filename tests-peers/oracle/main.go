@@ -9,6 +9,7 @@ package main
 import (
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -24,7 +25,7 @@ func main() {
 		workers   = flag.Int("workers", 1, "pairs of servers that play at once")
 		limit     = flag.Duration("limit", time.Hour, "begin no sequence after so long")
 		verbose   = flag.Bool("v", false, "print each step")
-		cases     = flag.Bool("cases", false, "play the named cases first")
+		all       = flag.Bool("cases", false, "play the named cases first")
 		keep      = flag.Bool("keep-going", false, "look for more failures after the first")
 	)
 	flag.Parse()
@@ -38,8 +39,9 @@ func main() {
 	}
 	begun := time.Now()
 	failed := 0
-	if *cases {
-		failed += playCases(fresh)
+	named := 0
+	if *all {
+		named, failed = playCases(fresh)
 	}
 
 	var mu sync.Mutex
@@ -76,17 +78,11 @@ func main() {
 					}
 				}
 				sequence := generate(number, *steps)
-				var trace *os.File
+				var trace io.Writer
 				if *verbose {
 					trace = os.Stdout
 				}
-				var r *run
-				var err error
-				if trace != nil {
-					r, err = play(p, sequence, trace)
-				} else {
-					r, err = play(p, sequence, nil)
-				}
+				r, err := play(p, sequence, trace)
 				mu.Lock()
 				played++
 				taken += int64(r.steps)
@@ -117,8 +113,8 @@ func main() {
 		}()
 	}
 	wait.Wait()
-	fmt.Printf("oracle: %d sequences, %d steps, %d events compared, %d failed, %.1f s\n",
-		played, taken, told, failed, time.Since(begun).Seconds())
+	fmt.Printf("oracle: %d named cases, %d sequences, %d steps, %d events compared, %d failed, %.1f s\n",
+		named, played, taken, told, failed, time.Since(begun).Seconds())
 	if failed > 0 {
 		os.Exit(1)
 	}

@@ -5,6 +5,7 @@
 // A test that cannot go on says why by failing.
 #![allow(clippy::unwrap_used)]
 
+mod found;
 mod keys;
 mod leases;
 mod speaking;
