@@ -8,6 +8,7 @@
 mod found;
 mod keys;
 mod leases;
+mod others;
 mod speaking;
 mod transport;
 mod watches;
