@@ -372,7 +372,7 @@ func (r *run) create(s step) error {
 		return err
 	}
 	late := from <= created.Header.Revision
-	r.watchers = append(r.watchers, &watcher{s.stream % streams, created.WatchId, request, from, late})
+	r.watchers = append(r.watchers, &watcher{s.stream % streams, created.WatchId, request, from, late, r.compacted})
 	return nil
 }
 
@@ -492,11 +492,11 @@ func (r *run) sync() error {
 			}
 			if err := pair[i].wait(fmt.Sprintf("watcher %d %d events", w.id, owed), limit, enough); err != nil && w.from != r.compacted {
 				about := fmt.Sprintf("%v; watcher %d of stream %d from %d {%s}", err, w.id, w.stream, w.from, text(w.request))
-				return &difference{about, pair[0].told(w.id), pair[1].told(w.id)}
+				return &difference{about, pair[0].told(w.id, w.bare), pair[1].told(w.id, w.bare)}
 			}
 		}
 		about := fmt.Sprintf("the events of watcher %d of stream %d {%s}", w.id, w.stream, text(w.request))
-		if err := differ(about, pair[0].told(w.id), pair[1].told(w.id)); err != nil {
+		if err := differ(about, pair[0].told(w.id, w.bare), pair[1].told(w.id, w.bare)); err != nil {
 			return err
 		}
 	}
@@ -513,7 +513,7 @@ func (r *run) history() error {
 			return err
 		}
 	}
-	return differ("everything that happened", r.all[0].told(0), r.all[1].told(0))
+	return differ("everything that happened", r.all[0].told(0, 0), r.all[1].told(0, 0))
 }
 
 // settle ends all watches, and looks for what nobody asked for.

@@ -162,12 +162,17 @@ func (st *stream) count(id int64) int {
 	return len(st.events[id])
 }
 
-func (st *stream) told(id int64) string {
+// told is what a watcher was told, without the versions before changes up to the revision `bare`: they
+// are compacted, and whether they are still there is a matter of time.
+func (st *stream) told(id, bare int64) string {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	var all []string
 	for _, event := range st.events[id] {
 		event = proto.Clone(event).(*mvccpb.Event)
+		if event.Kv.ModRevision <= bare {
+			event.PrevKv = nil
+		}
 		st.side.blank(event)
 		all = append(all, "<"+text(event)+">")
 	}
@@ -182,6 +187,8 @@ type watcher struct {
 	from    int64
 	// It began in the past, and may not have caught up.
 	late bool
+	// What had been compacted when it began.
+	bare int64
 }
 
 // expects says how many events the watcher is owed, given everything that happened.

@@ -14,8 +14,7 @@ async fn kv_range_equals_keep_the_order_of_their_keys_when_sorted_downwards() {
         world.put(key, "same").await;
     }
     world.put("s/b", "same").await;
-    for (target, expected) in
-        [(SortTarget::Version, ["s/b", "s/a", "s/c"]), (SortTarget::Value, ["s/a", "s/b", "s/c"])]
+    for (target, expected) in [(SortTarget::Version, ["s/b", "s/a", "s/c"]), (SortTarget::Value, ["s/a", "s/b", "s/c"])]
     {
         let request = RangeRequest {
             key: bytes("s/"),
@@ -87,7 +86,8 @@ async fn w_16_a_watch_that_a_compaction_ended_has_its_id_until_it_is_canceled() 
 async fn w_3_a_negative_start_is_refused_before_an_empty_range() {
     let world = World::new().await;
     let mut watching = world.watch().await;
-    let request = WatchCreateRequest { key: bytes("b"), range_end: bytes("a"), start_revision: -1, ..Default::default() };
+    let request =
+        WatchCreateRequest { key: bytes("b"), range_end: bytes("a"), start_revision: -1, ..Default::default() };
     let refused = watching.create(request).await;
     assert_eq!(refused.cancel_reason, "etcdserver: mvcc: required revision has been compacted");
 }
@@ -120,6 +120,14 @@ async fn mt_8_nothing_is_hashed_of_a_negative_revision() {
     let after = maintenance.hash_kv(HashKvRequest { revision: -2 }).await.unwrap().into_inner();
     assert_eq!((after.hash, after.hash_revision), (before.hash, -2));
     assert_eq!(after.hash, 1_084_519_789);
+}
+
+#[tokio::test]
+async fn errors_of_locks_have_lost_their_codes() {
+    let world = World::new().await;
+    let mut lock = proto::v3lockpb::lock_client::LockClient::new(world.channel.clone());
+    let refused = lock.lock(proto::v3lockpb::LockRequest { name: bytes("l"), lease: 99 }).await.unwrap_err();
+    assert_eq!((refused.code(), refused.message()), (tonic::Code::Unknown, "etcdserver: requested lease not found"));
 }
 
 #[tokio::test]
