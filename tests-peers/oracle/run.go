@@ -260,7 +260,15 @@ func call(ctx context.Context, s *side, st step, msg proto.Message) (proto.Messa
 	case *pb.HashKVRequest:
 		return s.maintenance.HashKV(ctx, m)
 	case *pb.AlarmRequest:
-		return s.maintenance.Alarm(ctx, m)
+		answer, err := s.maintenance.Alarm(ctx, m)
+		if err == nil {
+			// They come from a map.
+			sort.Slice(answer.Alarms, func(i, j int) bool {
+				a, b := answer.Alarms[i], answer.Alarms[j]
+				return a.MemberID < b.MemberID || a.MemberID == b.MemberID && a.Alarm < b.Alarm
+			})
+		}
+		return answer, err
 	case *pb.DowngradeRequest:
 		return s.maintenance.Downgrade(ctx, m)
 	case *pb.MoveLeaderRequest:
