@@ -89,7 +89,6 @@ impl Model {
                 let before = work.now.clone();
                 self.check(txn, &before)?;
                 // Ranges are looked at after all puts: etcd asks in two passes.
-                self.check_ranges(txn, &before)?;
                 self.txn(txn, &before, work)
             }
             Command::Compact { revision } => {
