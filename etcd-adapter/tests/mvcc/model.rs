@@ -88,7 +88,6 @@ impl Model {
             Command::Txn(txn) => {
                 let before = work.now.clone();
                 self.check(txn, &before)?;
-                // Ranges are looked at after all puts: etcd asks in two passes.
                 self.txn(txn, &before, work)
             }
             Command::Compact { revision } => {
