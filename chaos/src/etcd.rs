@@ -90,6 +90,11 @@ pub fn etcdctl(repository: &Path) -> anyhow::Result<Option<PathBuf>> {
     built(&repository.join("tests-peers/etcdctl/build"))
 }
 
+/// What drives etcd's Go client and the packages built on it, likewise.
+pub fn clients(repository: &Path) -> anyhow::Result<Option<PathBuf>> {
+    built(&repository.join("tests-peers/clients/build"))
+}
+
 fn built(script: &Path) -> anyhow::Result<Option<PathBuf>> {
     let built = Command::new(script)
         .stderr(std::process::Stdio::inherit())

@@ -6,6 +6,7 @@
 // A test that cannot go on says why by failing.
 #![allow(clippy::unwrap_used)]
 
+mod clients;
 mod etcdctl;
 mod journal_hurt;
 mod killed;

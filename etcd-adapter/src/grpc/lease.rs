@@ -8,7 +8,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Shared, answer_of, require_leader, status, unexpected};
-use crate::command::Command;
+use crate::command::{AlarmKind, Command};
 use crate::mvcc::Answer;
 
 /// etcd's longest TTL, in seconds.
@@ -22,6 +22,13 @@ pub struct LeaseService(pub Arc<Shared>);
 impl Shared {
     pub async fn grant(&self, id: i64, ttl: i64) -> Result<LeaseGrantResponse, Status> {
         if ttl > TTL_MAX {
+            // Whoever asks for too much is told first that there is nothing to be had.
+            if self.view.has_alarm(AlarmKind::Corrupt) {
+                return Err(status::CORRUPT.into());
+            }
+            if self.view.has_alarm(AlarmKind::NoSpace) {
+                return Err(status::NO_SPACE.into());
+            }
             return Err(status::LEASE_TTL_TOO_LARGE.into());
         }
         let ttl = ttl.max(self.config.limits.lease_ttl_min());

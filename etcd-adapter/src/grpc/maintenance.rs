@@ -34,7 +34,11 @@ impl MaintenanceService {
         loop {
             let current = view.revision();
             let compacted = view.compact_revision();
-            let revision = if asked <= 0 { current } else { asked };
+            let revision = if asked == 0 { current } else { asked };
+            if revision < 0 {
+                // Nothing was there before the beginning.
+                return Ok(HashKv::new(revision, compacted).finish());
+            }
             if revision > current {
                 return Err(status::FUTURE_REVISION.into());
             }
@@ -94,9 +98,8 @@ impl Maintenance for MaintenanceService {
             (None, _) => {
                 self.0.confirm().await?;
                 let all: Vec<_> = self.0.view.with_state(|state| state.alarms().collect());
-                let asked = |alarm: &Alarm| {
-                    kind.is_none_or(|kind| alarm.kind == kind) && (member_id == 0 || alarm.member == member_id)
-                };
+                // Whoever asks is told of every member's.
+                let asked = |alarm: &Alarm| kind.is_none_or(|kind| alarm.kind == kind);
                 all.into_iter().filter(asked).collect()
             }
             (Some(_), None) => Vec::new(),
@@ -189,7 +192,7 @@ impl Maintenance for MaintenanceService {
 
     async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
         let DowngradeRequest { action, version } = request.into_inner();
-        let cluster = "3.7.0";
+        let cluster = "3.7";
         let answer = |this: &Self| DowngradeResponse { header: this.header(), version: cluster.into() };
         let action = DowngradeAction::try_from(action);
         if action == Ok(DowngradeAction::Cancel) {

@@ -185,6 +185,7 @@ impl Services {
 
     async fn route(&mut self, request: Request<Body>) -> Response<Body> {
         let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
+        let through_a_client = matches!(service, "v3lockpb.Lock" | "v3electionpb.Election");
         let answered = match service {
             "etcdserverpb.KV" => self.kv.call(request).await,
             "etcdserverpb.Watch" => {
@@ -203,6 +204,7 @@ impl Services {
             _ => return unknown(request.uri().path()).into_http(),
         };
         match answered {
+            Ok(response) if through_a_client => as_of_a_client(response),
             Ok(response) => in_etcds_words(response),
             Err(never) => match never {},
         }
@@ -241,6 +243,16 @@ fn in_etcds_words(mut response: Response<Body>) -> Response<Body> {
         let (found, limit) = (numbers.first().copied().unwrap_or("0"), numbers.last().copied().unwrap_or("0"));
         let told = format!("grpc: received message larger than max ({found} vs. {limit})");
         response = Status::resource_exhausted(told).into_http();
+    }
+    response
+}
+
+/// etcd's own locks and elections are made through a client within it, whose errors have lost their
+/// codes.
+fn as_of_a_client(mut response: Response<Body>) -> Response<Body> {
+    let headers = response.headers_mut();
+    if headers.get("grpc-message").is_some_and(|text| text.as_bytes().starts_with(b"etcdserver:")) {
+        headers.insert("grpc-status", http::HeaderValue::from_static("2"));
     }
     response
 }

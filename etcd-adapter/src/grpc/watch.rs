@@ -168,12 +168,12 @@ impl Stream {
     async fn on_create(&mut self, request: WatchCreateRequest) -> Result<(), End> {
         let filters = |kind: FilterType| request.filters.contains(&kind.into());
         let (no_put, no_delete) = (filters(FilterType::Noput), filters(FilterType::Nodelete));
-        let Some(keys) = Keys::of_request(request.key, request.range_end) else {
-            return self.refuse(EMPTY_RANGE).await;
-        };
         if request.start_revision < 0 {
             return self.refuse(COMPACTED.1).await;
         }
+        let Some(keys) = Keys::of_request(request.key, request.range_end) else {
+            return self.refuse(EMPTY_RANGE).await;
+        };
         let wish = Wish {
             keys,
             from: request.start_revision,

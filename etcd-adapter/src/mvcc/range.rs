@@ -91,14 +91,12 @@ impl RangeScan {
         }
         let descends = request.sort_order == SortOrder::Descend;
         match request.sort_target {
-            SortTarget::Version => found.sort_by_key(|found| found.version.version),
-            SortTarget::Create => found.sort_by_key(|found| found.version.create),
-            SortTarget::Mod => found.sort_by_key(|found| found.version.at.main),
-            SortTarget::Value => sort_by_value(&mut found, values)?,
+            SortTarget::Version => sort_by(&mut found, descends, |found| found.version.version),
+            SortTarget::Create => sort_by(&mut found, descends, |found| found.version.create),
+            SortTarget::Mod => sort_by(&mut found, descends, |found| found.version.at.main),
+            SortTarget::Value => sort_by_value(&mut found, descends, values)?,
+            SortTarget::Key | SortTarget::Unknown if descends => found.reverse(),
             SortTarget::Key | SortTarget::Unknown => {}
-        }
-        if descends {
-            found.reverse();
         }
         let limit = usize::try_from(request.limit).unwrap_or(0);
         let more = limit > 0 && found.len() > limit;
@@ -148,11 +146,20 @@ fn passes(request: &Range, version: &Version) -> bool {
         && within(version.create, request.create_revision_min, request.create_revision_max)
 }
 
-fn sort_by_value(found: &mut Vec<Found>, values: &dyn Values) -> Result<(), ValueLost> {
+/// Equals stay in the order of their keys, whichever way the others go: so etcd answers as long as there
+/// are few.
+fn sort_by<T, K: Ord>(found: &mut [T], descends: bool, by: impl Fn(&T) -> K) {
+    match descends {
+        true => found.sort_by_key(|one| std::cmp::Reverse(by(one))),
+        false => found.sort_by_key(by),
+    }
+}
+
+fn sort_by_value(found: &mut Vec<Found>, descends: bool, values: &dyn Values) -> Result<(), ValueLost> {
     let places: Vec<At> = found.iter().map(|found| found.version.at).collect();
     let values = values.values(&places)?;
     let mut pairs: Vec<(Bytes, Found)> = values.into_iter().zip(found.drain(..)).collect();
-    pairs.sort_by(|a, b| a.0.cmp(&b.0));
+    sort_by(&mut pairs, descends, |pair| pair.0.clone());
     found.extend(pairs.into_iter().map(|(_, found)| found));
     Ok(())
 }

@@ -98,8 +98,7 @@ impl<'a> Draft<'a> {
 
     pub fn txn(&mut self, txn: &Txn) -> Result<TxnAnswer, Stop> {
         let path = self.compare(txn)?;
-        self.check_puts(txn, &path)?;
-        self.check_ranges(txn, &path)?;
+        self.check(txn, &path)?;
         self.execute(txn, &path)
     }
 
@@ -275,32 +274,22 @@ impl<'a> Draft<'a> {
         })
     }
 
-    fn check_puts(&self, txn: &Txn, path: &Path) -> Result<(), Refusal> {
+    /// Asks whatever can refuse the Txn, in the order of its operations: the first one tells why.
+    fn check(&self, txn: &Txn, path: &Path) -> Result<(), Refusal> {
         let mut nested = path.nested.iter();
         for op in branch(txn, path.holds) {
             match op {
                 Op::Put(put) => {
+                    self.check_lease(put.lease)?;
                     let exists = || self.state.index.live_version(&put.key).is_some();
                     if (put.ignore_value || put.ignore_lease) && !exists() {
                         return Err(Refusal::KeyNotFound);
                     }
-                    self.check_lease(put.lease)?;
                 }
-                Op::Txn(txn) => self.check_puts(txn, next(&mut nested))?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn check_ranges(&self, txn: &Txn, path: &Path) -> Result<(), Refusal> {
-        let mut nested = path.nested.iter();
-        for op in branch(txn, path.holds) {
-            match op {
                 Op::Range(Range { revision: 0, .. }) => {}
                 Op::Range(range) if range.revision > self.state.revision => return Err(Refusal::FutureRevision),
                 Op::Range(range) if range.revision < self.state.compact_revision => return Err(Refusal::Compacted),
-                Op::Txn(txn) => self.check_ranges(txn, next(&mut nested))?,
+                Op::Txn(txn) => self.check(txn, next(&mut nested))?,
                 _ => {}
             }
         }

@@ -76,6 +76,15 @@ struct Watcher {
     standing: Standing,
     /// The last revision of which it was handed an event.
     handed: Revision,
+    /// It is not told progress below this: what it asked for, 0 if that was whatever comes next.
+    progress_from: Revision,
+}
+
+impl Watcher {
+    /// Whether it may be told that it has everything up to this revision.
+    fn has_all(&self, revision: Revision) -> bool {
+        self.standing == Standing::Synced && self.progress_from <= revision
+    }
 }
 
 /// Everybody who watches. Cheap to clone.
@@ -158,7 +167,7 @@ impl Hub {
         let mut woken = Vec::new();
         for key in state.prompted.get(start).into_iter().flatten() {
             let watcher = &state.watchers[key];
-            if watcher.standing == Standing::Synced && watcher.wish.from <= state.revision {
+            if watcher.has_all(state.revision) {
                 let queue = &state.sessions[&key.session];
                 queue.push(Item::Progress { watcher: key.id, revision: state.revision });
                 woken.push(queue.clone());

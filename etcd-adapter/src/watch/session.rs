@@ -4,6 +4,7 @@
 //! progress after the events that it covers. Whoever drains it may join the events of one watcher, and
 //! must not carry any over something that is no event.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -122,6 +123,8 @@ pub struct Session {
     number: u64,
     queue: Arc<Queue>,
     next_id: i64,
+    /// Watchers that ended without their client's wish: their ids are taken until it cancels them too.
+    ended: BTreeSet<i64>,
 }
 
 impl Session {
@@ -132,31 +135,33 @@ impl Session {
         state.next_session += 1;
         state.sessions.insert(number, queue.clone());
         drop(state);
-        Session { hub: hub.clone(), number, queue, next_id: 0 }
+        Session { hub: hub.clone(), number, queue, next_id: 0, ended: BTreeSet::new() }
     }
 
     /// Watches. `wish.from` of 0 means what comes next. Id 0 leaves the choice to the session.
     pub fn create(&mut self, id: i64, mut wish: Wish) -> Created {
         let mut state = self.hub.0.lock();
         let key = |id| WatcherKey { session: self.number, id };
+        let taken = |id| state.watchers.contains_key(&key(id)) || self.ended.contains(&id);
         let id = match id {
             0 => {
-                while state.watchers.contains_key(&key(self.next_id)) {
+                while taken(self.next_id) {
                     self.next_id += 1;
                 }
                 let id = self.next_id;
                 self.next_id += 1;
                 id
             }
-            id if state.watchers.contains_key(&key(id)) => return Created::Duplicate,
+            id if taken(id) => return Created::Duplicate,
             id => id,
         };
         let revision = state.revision;
+        let progress_from = wish.from;
         if wish.from == 0 {
             wish.from = revision + 1;
         }
         let standing = if wish.from > revision { Standing::Synced } else { Standing::Behind(wish.from) };
-        state.insert(key(id), Watcher { wish, standing, handed: 0 });
+        state.insert(key(id), Watcher { wish, standing, handed: 0, progress_from });
         self.queue.push(Item::Created { watcher: id, revision });
         drop(state);
         self.queue.wake();
@@ -164,10 +169,10 @@ impl Session {
     }
 
     /// Ends a watch; says so behind what is queued for it. Nothing, if there is none of this id.
-    pub fn cancel(&self, id: i64) -> bool {
+    pub fn cancel(&mut self, id: i64) -> bool {
         let mut state = self.hub.0.lock();
         let revision = state.revision;
-        let removed = state.remove(WatcherKey { session: self.number, id });
+        let removed = state.remove(WatcherKey { session: self.number, id }) || self.ended.remove(&id);
         if removed {
             self.queue.push(Item::Canceled { watcher: id, revision });
         }
@@ -177,8 +182,9 @@ impl Session {
     }
 
     /// Ends a watch whose end the stream tells in its own words.
-    pub fn forget(&self, id: i64) {
+    pub fn forget(&mut self, id: i64) {
         self.hub.0.lock().remove(WatcherKey { session: self.number, id });
+        self.ended.insert(id);
     }
 
     /// Queues a progress for the whole stream, if all its watchers have been handed everything that
@@ -186,8 +192,7 @@ impl Session {
     pub fn progress_of_all(&self) {
         let state = self.hub.0.lock();
         let revision = state.revision;
-        let synced = |watcher: &Watcher| watcher.standing == Standing::Synced && watcher.wish.from <= revision;
-        if self.own(&state).next().is_some() && self.own(&state).all(|(_, watcher)| synced(watcher)) {
+        if self.own(&state).next().is_some() && self.own(&state).all(|(_, watcher)| watcher.has_all(revision)) {
             self.queue.push(Item::ProgressOfAll { revision });
         }
         drop(state);
@@ -200,7 +205,7 @@ impl Session {
         let revision = state.revision;
         for id in ids {
             let watcher = state.watchers.get(&WatcherKey { session: self.number, id });
-            if watcher.is_some_and(|w| w.standing == Standing::Synced && w.wish.from <= revision) {
+            if watcher.is_some_and(|watcher| watcher.has_all(revision)) {
                 self.queue.push(Item::Progress { watcher: id, revision });
             }
         }

@@ -5,8 +5,10 @@
 // A test that cannot go on says why by failing.
 #![allow(clippy::unwrap_used)]
 
+mod found;
 mod keys;
 mod leases;
+mod others;
 mod speaking;
 mod transport;
 mod watches;

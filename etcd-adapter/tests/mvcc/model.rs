@@ -88,8 +88,6 @@ impl Model {
             Command::Txn(txn) => {
                 let before = work.now.clone();
                 self.check(txn, &before)?;
-                // Ranges are looked at after all puts: etcd asks in two passes.
-                self.check_ranges(txn, &before)?;
                 self.txn(txn, &before, work)
             }
             Command::Compact { revision } => {
@@ -202,15 +200,16 @@ impl Model {
             kvs.truncate(limit + 1);
         }
         kvs.retain(|kv| within(kv.modified, filters[0], filters[1]) && within(kv.create, filters[2], filters[3]));
-        match range.sort_target {
-            SortTarget::Version => kvs.sort_by_key(|kv| kv.version),
-            SortTarget::Create => kvs.sort_by_key(|kv| kv.create),
-            SortTarget::Mod => kvs.sort_by_key(|kv| kv.modified),
-            SortTarget::Value => kvs.sort_by_key(|kv| kv.value.clone()),
-            _ => {}
-        }
-        if range.sort_order == SortOrder::Descend {
-            kvs.reverse();
+        let order = |a: &Kv, b: &Kv| match range.sort_target {
+            SortTarget::Version => a.version.cmp(&b.version),
+            SortTarget::Create => a.create.cmp(&b.create),
+            SortTarget::Mod => a.modified.cmp(&b.modified),
+            SortTarget::Value => a.value.cmp(&b.value),
+            _ => a.key.cmp(&b.key),
+        };
+        match range.sort_order {
+            SortOrder::Descend => kvs.sort_by(|a, b| order(b, a)),
+            _ => kvs.sort_by(order),
         }
         let more = kvs.len() > limit;
         kvs.truncate(limit);
@@ -261,26 +260,16 @@ impl Model {
         for op in Model::branch(txn, before).1 {
             match op {
                 Op::Put(put) => {
+                    self.check_lease(put.lease)?;
                     if (put.ignore_lease || put.ignore_value) && !before.contains_key(&put.key[..]) {
                         return Err(Refusal::KeyNotFound);
                     }
-                    self.check_lease(put.lease)?;
                 }
-                Op::Txn(txn) => self.check(txn, before)?,
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn check_ranges(&self, txn: &Txn, before: &Content) -> Result<(), Refusal> {
-        for op in Model::branch(txn, before).1 {
-            match op {
                 Op::Range(range) if range.revision > self.revision => return Err(Refusal::FutureRevision),
                 Op::Range(range) if range.revision != 0 && range.revision < self.compact_revision => {
                     return Err(Refusal::Compacted);
                 }
-                Op::Txn(txn) => self.check_ranges(txn, before)?,
+                Op::Txn(txn) => self.check(txn, before)?,
                 _ => {}
             }
         }

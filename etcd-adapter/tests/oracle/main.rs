@@ -1,0 +1,35 @@
+//! The differential oracle: the named cases of etcd's surface and drawn sequences, played against an
+//! adapter and against etcd itself, with every answer compared.
+//!
+//! The program is in `tests-peers/oracle`. It runs etcd within itself, starts the adapters that it
+//! needs, and prints what it takes to see a failure again.
+
+// A test that cannot go on says why by failing.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// The program, built if it is not there yet. Nothing, and the reason told, where that cannot be done.
+fn oracle() -> Option<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests-peers/oracle/build");
+    let built = Command::new(script).stderr(Stdio::inherit()).output().unwrap();
+    let path = String::from_utf8(built.stdout).unwrap().trim().to_owned();
+    (!path.is_empty()).then(|| path.into())
+}
+
+/// `ORACLE_SEQUENCES` asks for more, and `ORACLE_SEED` for others.
+#[test]
+fn an_adapter_cannot_be_told_from_etcd() {
+    let Some(oracle) = oracle() else {
+        println!("    SKIPPED: there is no etcd to compare with");
+        return;
+    };
+    let asked = |name: &str, otherwise: &str| std::env::var(name).unwrap_or_else(|_| otherwise.to_owned());
+    let mut command = Command::new(oracle);
+    command
+        .args(["--adapter", env!("CARGO_BIN_EXE_etcd-adapter")])
+        .args(["--cases", "--workers", "4", "--steps", "40"])
+        .args(["--seed", &asked("ORACLE_SEED", "1"), "--sequences", &asked("ORACLE_SEQUENCES", "2000")]);
+    assert!(command.status().unwrap().success(), "{command:?}");
+}
