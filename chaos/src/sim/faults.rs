@@ -25,6 +25,7 @@ pub struct Faults {
     rng: StdRng,
     journal: Arc<RemoteJournal>,
     operator: Operator,
+    bad_disk: Option<Host>,
     /// What ends by itself, later.
     outages: JoinSet<()>,
     /// Cancelled when everything is to be whole again.
@@ -33,7 +34,15 @@ pub struct Faults {
 
 impl Faults {
     pub fn new(world: Arc<World>, rng: StdRng, journal: Arc<RemoteJournal>, operator: Operator) -> Faults {
-        Faults { world, rng, journal, operator, outages: JoinSet::new(), healing: CancellationToken::new() }
+        Faults {
+            world,
+            rng,
+            journal,
+            operator,
+            bad_disk: None,
+            outages: JoinSet::new(),
+            healing: CancellationToken::new(),
+        }
     }
 
     /// Does what the profile says, until it has done enough.
@@ -133,6 +142,21 @@ impl Faults {
                     node.want(true);
                 });
             }
+            Kind::PowerInStop => {
+                let host = self.any();
+                let (world, healing) = (self.world.clone(), self.healing.clone());
+                let (steps, end) = (self.rng.random_range(0..20), self.power_end());
+                self.say(format_args!("{host} is told to stop, and its power goes after {steps} steps"));
+                self.outages.spawn(async move {
+                    let node = world.node(host);
+                    node.want(false);
+                    node.stop_and_power_off(steps, end).await;
+                    healing.run_until_cancelled(sleep(outage / 4)).await;
+                    node.want(true);
+                });
+            }
+            Kind::Freeze => self.freeze(outage),
+            Kind::Flip => self.flip(outage),
             Kind::Cut => {
                 let (a, b) = self.two();
                 self.cut(vec![(a, b), (b, a)], outage);
@@ -222,6 +246,36 @@ impl Faults {
         self.say(format_args!("{} cut for {outage:?}", names.join(" ")));
         links.iter().for_each(|(a, b)| self.world.wire.cut(*a, *b));
         self.after(outage, move |world| links.iter().for_each(|(a, b)| world.wire.mend(*a, *b)));
+    }
+
+    /// What is said to it and what it says waits, and so does its disk. (Its timers go on: they would be
+    /// due all at once.)
+    fn freeze(&mut self, outage: Duration) {
+        let host = self.any();
+        self.say(format_args!("{host} is stopped for {outage:?}"));
+        self.world.wire.freeze(host);
+        let least = outage / 2;
+        self.world.node(host).set_speed(DiskSpeed { least, spread: least, spike_in: 0, spike: Duration::ZERO });
+        self.after(outage, move |world| {
+            world.node(host).set_speed(world.profile.disk);
+            world.wire.thaw(host);
+        });
+    }
+
+    /// One machine of a world has a bad disk, and no other.
+    fn flip(&mut self, outage: Duration) {
+        let host = *self.bad_disk.get_or_insert(Host(1 + self.rng.random_range(0..self.world.profile.nodes) as u8));
+        self.say(format_args!("{host} ends, and its disk forgets a bit, for {outage:?}"));
+        let node = self.world.node(host);
+        node.want(false);
+        node.end(End::Kill, "a fault");
+        self.after(outage, move |world| {
+            let node = world.node(host);
+            if node.server().is_none() {
+                node.flip();
+            }
+            node.want(true);
+        });
     }
 
     fn slow_disk(&mut self, outage: Duration) {

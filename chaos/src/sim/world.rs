@@ -19,6 +19,8 @@ use super::witness::Witness;
 
 pub struct World {
     pub profile: Profile,
+    /// A bug that should be found.
+    pub plant: Option<Plant>,
     pub wire: Wire,
     pub trace: Trace,
     pub witness: Witness,
@@ -49,7 +51,7 @@ impl World {
         }
         let witness = Witness::new(trace.clone());
         let name = "simulated".parse().expect("a good name");
-        let world = Arc::new(World { profile, wire, trace, witness, nodes, name });
+        let world = Arc::new(World { profile, plant, wire, trace, witness, nodes, name });
         tokio::spawn(world.clone().watch());
         world
     }
