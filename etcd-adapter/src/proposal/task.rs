@@ -13,7 +13,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::outbox::{Asked, Outbox, Sent, Turn};
+use super::outbox::{Asked, Asker, Outbox, Sent, Turn};
 use super::{Failed, Inbox, Proposer, Shared, WAITING_BYTES_MAX, is_urgent};
 use crate::command::{self, Beat, EntryBody, Hello};
 
@@ -282,11 +282,11 @@ impl Proposals {
             if !asked.wanted() {
                 continue;
             }
-            match asked.answer {
-                Some(answer) if no_room && !is_urgent(&asked.command) => {
+            match asked.asker {
+                Asker::Waits(answer) if no_room && !is_urgent(&asked.command) => {
                     let _ = answer.send(Err(Failed::NoRoom));
                 }
-                answer => inbox.waiting.push_front(Asked { answer, ..asked }),
+                asker => inbox.waiting.push_front(Asked { asker, ..asked }),
             }
         }
     }
@@ -308,11 +308,11 @@ impl Proposals {
         let urgent = asked.iter().all(|asked| is_urgent(&asked.command));
         // The commands go into the body, and come back out of it: nothing is copied.
         let (commands, askers): (Vec<_>, Vec<_>) =
-            asked.into_iter().map(|asked| (asked.command, (asked.bytes, asked.answer))).unzip();
+            asked.into_iter().map(|asked| (asked.command, (asked.bytes, asked.asker))).unzip();
         let body = EntryBody { producer, seq, level: COMMANDS_LEVEL, beat, commands };
         let payload = command::encode(&body);
         let asked = body.commands.into_iter().zip(askers);
-        let asked = asked.map(|(command, (bytes, answer))| Asked { command, bytes, answer }).collect();
+        let asked = asked.map(|(command, (bytes, asker))| Asked { command, bytes, asker }).collect();
         let entry = if urgent { Entry::urgent(payload) } else { Entry::new(payload) };
         let first_sent = Instant::now();
         outbox.unresolved.push_back(Sent { seq, entry: entry.clone(), commands: asked, riders, first_sent });
@@ -358,4 +358,29 @@ async fn next_ticket(tickets: &mut VecDeque<(u64, bool, Ticket)>) -> (u64, bool,
     .await;
     let (seq, first, _) = tickets.pop_front().expect("its outcome has just come");
     (seq, first, outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use journal_client::MemoryJournal;
+
+    use super::*;
+    use crate::command::Command;
+    use crate::proposal::SAYING_MAX;
+
+    /// It would end a lease at the first moment after an outage, ahead of every renewal that waits.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_lease_that_could_not_be_sent_at_once_is_not_sent_later() {
+        let journal = Arc::new(MemoryJournal::new("saying"));
+        let myself = Myself { name: "a".into(), peer_urls: Vec::new(), client_urls: Vec::new() };
+        let beat = || Beat { applied: Position(1), hash: 0, flushed: Position(1), level: 1, ready: true };
+        let (proposer, proposals) = Proposals::new(journal, myself, Position::NONE, Duration::from_secs(7), beat, || 1);
+        let expire = Command::Expire { lease: 1, renewed_at: Position(3) };
+        let batch = || take_batch(&mut proposals.shared.inbox.lock().waiting).len();
+        proposer.say(expire.clone());
+        assert_eq!(batch(), 1);
+        proposer.say(expire);
+        tokio::time::advance(SAYING_MAX).await;
+        assert_eq!(batch(), 0);
+    }
 }
