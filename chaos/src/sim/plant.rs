@@ -23,8 +23,8 @@ pub enum Plant {
     NamesNotSynced,
     /// A failed sync or write is reported as done.
     FailuresHidden,
-    /// An adapter takes an old tail for the present one.
-    StaleTail,
+    /// An adapter takes what it was shown for all there is, and asks nobody.
+    UnaskedTail,
     /// An adapter gives what it sends again new numbers.
     Renumbered,
     /// An adapter misses an entry of its tail.
@@ -38,7 +38,7 @@ impl Plant {
         ("cache-trusted", Plant::CacheTrusted),
         ("names-not-synced", Plant::NamesNotSynced),
         ("failures-hidden", Plant::FailuresHidden),
-        ("stale-tail", Plant::StaleTail),
+        ("unasked-tail", Plant::UnaskedTail),
         ("renumbered", Plant::Renumbered),
         ("lost-entry", Plant::LostEntry),
     ];

@@ -62,13 +62,15 @@ fn an_adapter_replaced_with_entries_under_way_leaves_and_nothing_happens_twice()
 /// Adapters that are wrong are found, and each in the way that it should be.
 #[test]
 fn adapters_that_are_wrong_are_found() {
-    for (plant, worlds, marks) in [
-        ("stale-tail", 6, &["was shown before", "had been compacted to"][..]),
-        ("renumbered", 12, &["took effect at"]),
-        ("lost-entry", 6, &["another state", "has the state"]),
+    let drawn = ["--adapters", "2"];
+    for (plant, world, worlds, marks) in [
+        ("unasked-tail", drawn, 6, &["was shown before", "had been compacted to"][..]),
+        ("renumbered", ["--story", "ride-on-resent"], 4, &["took effect at"]),
+        ("lost-entry", drawn, 4, &["another state", "has the state"]),
     ] {
         let worlds = format!("0..{worlds}");
-        let output = sim(&["--adapters", "2", "--seeds", &worlds, "--plant", plant, "--patience", "60"]);
+        let args = ["--seeds", &worlds, "--plant", plant, "--patience", "60"];
+        let output = sim(&[&world[..], &args[..]].concat());
         let said = text(&output);
         assert!(!output.status.success(), "{plant} was not found in {worlds}");
         assert!(marks.iter().any(|mark| said.contains(mark)), "{plant} was found as something else:\n{said}");

@@ -41,16 +41,19 @@ struct State {
     own: BTreeSet<Position>,
     own_shown: Vec<Instant>,
     ttls: BTreeMap<i64, Duration>,
+    /// Ends that were proposed, by the numbers of their entries: they may be sent again.
+    proposed: BTreeSet<(Position, u64)>,
     /// How far numbers were given anew, by a plant.
     renumbered: BTreeMap<Position, u64>,
-    old_tail: Option<(Instant, Tail)>,
+    /// The end of what this process was shown, once it speaks.
+    shown_to: Option<Tail>,
     until_lost: u32,
 }
 
 /// The lease clock stands still when no own entry was applied for two seconds; it looks twice a second.
 const STANDS_STILL: Duration = Duration::from_millis(2600);
-/// A lying tail is that old.
-const STALE: Duration = Duration::from_secs(2);
+/// What an adapter proposes by itself is sent within this time.
+const WAITS: Duration = Duration::from_secs(2);
 
 impl Around {
     pub fn new(journal: Arc<dyn Journal>, name: String, ledger: Ledger, plant: Option<Plant>) -> Around {
@@ -60,8 +63,9 @@ impl Around {
             own: BTreeSet::new(),
             own_shown: Vec::new(),
             ttls: BTreeMap::new(),
+            proposed: BTreeSet::new(),
             renumbered: BTreeMap::new(),
-            old_tail: None,
+            shown_to: None,
             until_lost: 60,
         };
         let ears = Arc::new(Ears { name, ledger, plant, state: Mutex::new(state) });
@@ -87,15 +91,12 @@ impl Journal for Around {
     }
 
     async fn check_tail(&self) -> Result<Tail, Error> {
-        if self.plant == Some(Plant::StaleTail) {
-            let old = self.ears.state.lock().old_tail;
-            if let Some((when, tail)) = old.filter(|(when, _)| when.elapsed() < STALE) {
-                let _ = when;
+        if self.plant == Some(Plant::UnaskedTail) {
+            // What this process was shown is all that it wants to know.
+            let to = self.ears.state.lock().shown_to;
+            if let Some(tail) = to {
                 return Ok(tail);
             }
-            let tail = self.journal.check_tail().await?;
-            self.ears.state.lock().old_tail = Some((Instant::now(), tail));
-            return Ok(tail);
         }
         self.journal.check_tail().await
     }
@@ -138,7 +139,8 @@ impl Ears {
         if body.producer != Position::NONE {
             state.own.insert(body.producer);
         }
-        for command in &body.commands {
+        let first = state.proposed.insert((body.producer, body.seq));
+        for command in body.commands.iter().filter(|_| first) {
             let Command::Expire { lease, renewed_at } = command else { continue };
             let Some(ttl) = state.ttls.get(lease).copied() else { continue };
             let since = state.shown.get(renewed_at).copied().unwrap_or(state.began);
@@ -153,7 +155,9 @@ impl Ears {
             let from = now - ttl.min(now - state.began);
             let mut last = from;
             for at in state.own_shown.iter().filter(|at| **at > from).chain([&now]) {
-                if *at - last > STANDS_STILL {
+                // What is proposed may wait a while until it is sent.
+                let longest = if *at + WAITS >= now { STANDS_STILL + WAITS } else { STANDS_STILL };
+                if *at - last > longest {
                     wrong.push(format!("lease {lease} is proposed to end, and for {:?} nothing got in", *at - last));
                 }
                 last = *at;
@@ -186,6 +190,9 @@ impl Ears {
                     state.ttls.insert(*id, Duration::from_secs(u64::try_from(*ttl).unwrap_or(0)));
                 }
             }
+        }
+        if !state.own_shown.is_empty() {
+            state.shown_to = Some(Tail { start: Position(1), tail: run.to, term: run.term });
         }
         if self.plant == Some(Plant::LostEntry) && self.name.starts_with("a1/") {
             run.entries.retain(|_| {

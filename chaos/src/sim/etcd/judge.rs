@@ -56,6 +56,14 @@ pub fn judge(reference: &Reference, ledger: &Ledger) -> String {
     )
 }
 
+/// Writes that took effect more than once, whatever else there is to know.
+pub fn twice(reference: &Reference, ledger: &Ledger) {
+    for (tag, effects) in reference.effects.iter().filter(|(_, effects)| effects.len() > 1) {
+        let places: Vec<_> = effects.iter().map(|effect| effect.position).collect();
+        ledger.broken(format!("write {tag} took effect at {places:?}"));
+    }
+}
+
 struct Judge<'a> {
     reference: &'a Reference,
     ledger: &'a Ledger,

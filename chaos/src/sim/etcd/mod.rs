@@ -46,7 +46,7 @@ pub async fn live(world: &Arc<World>, rng: &mut StdRng, tale: Option<Tale>) -> a
             stage.recovers().await?;
         }
     }
-    let told = troupe.end(&stage).await?;
+    let told = troupe.end().await?;
     world.trace.event(format_args!("adapters: {told}"));
     stage.end().await
 }

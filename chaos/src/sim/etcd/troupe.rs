@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Way, all, key};
-use super::judge::judge;
+use super::judge::{judge, twice};
 use super::keeper;
 use super::ledger::{Ledger, Told};
 use super::machine::{Machine, Parts};
@@ -22,7 +22,7 @@ use super::profile::Profile;
 use super::reference::Reference;
 use super::watcher::Watcher;
 use crate::sim::reader::Reader;
-use crate::sim::stage::{RECOVERY, Stage};
+use crate::sim::stage::RECOVERY;
 use crate::sim::wire::{Host, HostNet};
 use crate::sim::witness::Witness;
 use crate::sim::world::{World, fork};
@@ -199,8 +199,28 @@ impl Troupe {
     }
 
     /// Everything is mended: lets everybody finish, and judges. What it came to, for people.
-    pub async fn end(&mut self, stage: &Stage) -> anyhow::Result<String> {
-        let _ = stage;
+    pub async fn end(&mut self) -> anyhow::Result<String> {
+        let finished = self.finish().await;
+        self.stop_reading.cancel();
+        while self.reading.join_next().await.is_some() {}
+        for why in self.readers.all_broken() {
+            self.ledger.broken(why);
+        }
+        let description = self.journal.describe().await?;
+        let cluster = etcd_adapter::boot::cluster_id(&description);
+        let reference = Reference::of(cluster, &self.readers.entries())?;
+        match finished {
+            Ok(()) => Ok(judge(&reference, &self.ledger)),
+            Err(error) => {
+                // Not everything is known; what happened twice is.
+                twice(&reference, &self.ledger);
+                Err(error)
+            }
+        }
+    }
+
+    /// Lets everybody finish what they do, and come to know everything.
+    async fn finish(&mut self) -> anyhow::Result<()> {
         self.all_answer().await?;
         self.stop_clients.cancel();
         timeout(RECOVERY, async { while self.clients.join_next().await.is_some() {} })
@@ -211,16 +231,7 @@ impl Troupe {
         timeout(RECOVERY, async { while self.keepers.join_next().await.is_some() {} })
             .await
             .context("keepers stay without an answer")?;
-        self.caught_up().await?;
-        self.stop_reading.cancel();
-        while self.reading.join_next().await.is_some() {}
-        for why in self.readers.all_broken() {
-            self.ledger.broken(why);
-        }
-        let description = self.journal.describe().await?;
-        let cluster = etcd_adapter::boot::cluster_id(&description);
-        let reference = Reference::of(cluster, &self.readers.entries())?;
-        Ok(judge(&reference, &self.ledger))
+        self.caught_up().await
     }
 
     /// Leases that nobody renews end.
