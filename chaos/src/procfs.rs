@@ -2,16 +2,16 @@
 
 use std::fs;
 
-/// CPU time of a process so far, user and system, in seconds.
+/// CPU time of the threads that a process has now, to the nanosecond, in seconds. (What the kernel
+/// shows of the whole process is counted by ticks: whoever wakes with the tick is counted too often.)
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name in the second field may contain anything, also spaces and brackets.
-    let (_, behind_name) = stat.rsplit_once(')')?;
-    let mut fields = behind_name.split_ascii_whitespace().skip(11);
-    let utime: f64 = fields.next()?.parse().ok()?;
-    let stime: f64 = fields.next()?.parse().ok()?;
-    // Shown in hundredths of a second, on every architecture that runs this.
-    Some((utime + stime) / 100.0)
+    let mut nanoseconds = 0u64;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
+        // A thread may have ended since it was listed.
+        let Ok(schedstat) = fs::read_to_string(task.path().join("schedstat")) else { continue };
+        nanoseconds += schedstat.split_ascii_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    Some(nanoseconds as f64 / 1e9)
 }
 
 /// Memory of a process that is in RAM, in bytes.

@@ -9,7 +9,7 @@ use journal_server::config::{Config, LoadError, Log};
 use journal_server::detour::Detours;
 use journal_server::env::Env;
 use journal_server::latch::{Exit, Failure, Latch};
-use journal_server::segment::real_fs::RealFs;
+use journal_server::segment::{self, real_fs::RealFs};
 use journal_server::server::{self, Server};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -49,8 +49,10 @@ fn main() -> ExitCode {
     };
     log_to_stderr(&config.log);
     // One thread: what a node does is a few batches a millisecond, and handing them from thread to
-    // thread would cost more than doing them. Disks have threads of their own.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // thread would cost more than doing them. Disks have threads of their own, for when they are busy.
+    segment::lay_desk();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().on_thread_park(segment::clear_desk).build();
     let exit = match runtime {
         Ok(runtime) => {
             let exit = runtime.block_on(run(config));

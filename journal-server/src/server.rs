@@ -324,7 +324,9 @@ struct Dialer {
 
 impl Dial for Dialer {
     fn channel(&self, address: &str) -> tonic::transport::Channel {
-        let channel = transport::channel(address, self.connector.clone(), &ChannelOptions::default());
+        // Every call between nodes has its own limit; a dead connection must only not stay for ever.
+        let options = ChannelOptions { keep_alive_interval: Duration::from_secs(2), ..ChannelOptions::default() };
+        let channel = transport::channel(address, self.connector.clone(), &options);
         channel.unwrap_or_else(|error| {
             tracing::error!("a member's address cannot be used: {error}");
             tonic::transport::Endpoint::from_static("http://invalid.invalid:1").connect_lazy()
@@ -435,8 +437,9 @@ impl Front {
             .max_concurrent_streams(4096)
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
-            .keep_alive_interval(Some(Duration::from_millis(500)))
-            .keep_alive_timeout(Duration::from_secs(1));
+            // Whoever dialled asks more often: it has something to lose.
+            .keep_alive_interval(Some(Duration::from_secs(5)))
+            .keep_alive_timeout(Duration::from_secs(2));
         builder.http1().timer(TokioTimer::new());
         let connection = builder.serve_connection(TokioIo::new(io), service).into_owned();
         if let Err(error) = watcher.watch(connection).await {

@@ -29,8 +29,12 @@ use crate::segment::fs::{Fs, Space};
 pub use room::{Marks, Room, available};
 pub use slow::{DiskHealth, MEMORY, TRANSFER_PAUSE, Verdict, Watch};
 
-/// Between two looks at the free space. At 500 MB/s, 100 MB go by: less than lies between two marks.
-const SAMPLE: Duration = Duration::from_millis(200);
+/// Between two looks at the free space: as long as a fast disk takes to fill what is left above the
+/// first mark, within these bounds. At 500 MB/s the least lets 100 MB go by, less than lies between two
+/// marks.
+const SAMPLE_MIN: Duration = Duration::from_millis(200);
+const SAMPLE_MAX: Duration = Duration::from_secs(2);
+const FAST_DISK_BYTES_PER_SECOND: u64 = 2_000_000_000;
 
 /// Between two looks at the syncs under way.
 const LOOK: Duration = Duration::from_millis(100);
@@ -174,12 +178,10 @@ impl Disk {
 
     /// Watches the free space, for ever.
     pub async fn watch_room(self, env: Env, check: Check) {
-        let mut ticks = tokio::time::interval(SAMPLE);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let gauges = Gauges::new();
         let mut complained = false;
         loop {
-            ticks.tick().await;
+            tokio::time::sleep(self.until_next_sample()).await;
             let (fs, dir) = (self.0.fs.clone(), self.0.dir.clone());
             match env.blocking(move || fs.space(&dir)).await {
                 Ok(space) => {
@@ -256,6 +258,13 @@ impl Disk {
         inner.room.store(room as u8, Ordering::Relaxed);
         inner.rooms.send_if_modified(|current| std::mem::replace(current, room) != room);
         room
+    }
+
+    fn until_next_sample(&self) -> Duration {
+        let free = available(self.space().free_bytes, self.journal_bytes(), self.0.quota);
+        let spare = free.saturating_sub(self.0.marks.low());
+        let fills_in = Duration::from_millis(spare / (FAST_DISK_BYTES_PER_SECOND / 1000));
+        fills_in.clamp(SAMPLE_MIN, SAMPLE_MAX)
     }
 
     fn say(&self, before: Room, room: Room, check: &Check) {

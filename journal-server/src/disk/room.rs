@@ -84,6 +84,11 @@ impl Marks {
         Ok(Marks { bytes })
     }
 
+    /// The first mark.
+    pub fn low(&self) -> u64 {
+        self.bytes[0]
+    }
+
     /// The level at this much free space, when it was `before`.
     pub fn judge(&self, free_bytes: u64, before: Room) -> Room {
         let level = self.level(free_bytes, false);

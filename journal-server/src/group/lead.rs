@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::marks::Marks;
-use crate::raft::{Replica, Role, Timing};
+use crate::raft::{Replica, Role, Standing, Timing};
 use crate::refusal::{self, Refusal};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,18 +76,21 @@ async fn follow(
     let mut standing = replica.watch_standing();
     let mut mark = marks.watch();
     loop {
-        let now = decide(&replica, &marks, timing, moving.borrow_and_update().clone());
-        let leads = replica.standing().role == Role::Leader;
+        let standing_now = replica.standing();
+        let now = decide(&standing_now, replica.frozen(), &marks, timing, moving.borrow_and_update().clone());
+        let leads = standing_now.role == Role::Leader;
         let settled = matches!(now, Lead::Leading { .. });
         publish.send_if_modified(|lead| {
             let changed = *lead != now;
             *lead = now;
             changed
         });
-        // A follower waits for events only; a leader also watches the clock, for its quorum.
-        let tick = async {
+        // A follower waits for events only; a leader also for the moment at which it might have lost its
+        // quorum.
+        let lost = async {
+            let left = standing_now.quorum_age_ms.and_then(|age| (timing.election_ms_max + 1).checked_sub(age));
             match leads {
-                true => tokio::time::sleep(Duration::from_millis(timing.heartbeat_ms)).await,
+                true => tokio::time::sleep(Duration::from_millis(left.unwrap_or(timing.heartbeat_ms))).await,
                 false => std::future::pending().await,
             }
         };
@@ -104,18 +107,17 @@ async fn follow(
             alive = standing.changed() => if !alive { break },
             _ = moving.changed() => {}
             () = committed => {}
-            () = tick => {}
+            () = lost => {}
         }
     }
     publish.send_replace(Lead::Not(refusal::shutting_down()));
 }
 
-fn decide(replica: &Replica, marks: &Marks, timing: Timing, moving: Option<Refusal>) -> Lead {
-    let standing = replica.standing();
+fn decide(standing: &Standing, frozen: Option<String>, marks: &Marks, timing: Timing, moving: Option<Refusal>) -> Lead {
     if standing.role != Role::Leader {
-        return Lead::Not(refusal::not_leader(standing.leader.map(|(_, member)| member.address)));
+        return Lead::Not(refusal::not_leader(standing.leader.as_ref().map(|(_, member)| member.address.clone())));
     }
-    if let Some(frozen) = replica.frozen() {
+    if let Some(frozen) = frozen {
         return Lead::Not(Refusal::new(refusal::Reason::NotReady, frozen));
     }
     let quorum_age_ms = standing.quorum_age_ms.unwrap_or(u64::MAX);

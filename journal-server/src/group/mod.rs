@@ -450,15 +450,7 @@ async fn note_members(shared: Arc<Shared>, id: u64, replica: Arc<Replica>, marks
 
 /// A failed write or sync is final for the whole node.
 async fn report_failure(log: segment::Log, report: impl Fn(String), stop: CancellationToken) {
-    loop {
-        if let Some(why) = log.failed() {
-            report(why);
-            return;
-        }
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(Duration::from_millis(100)) => {}
-        }
+    if let Some(why) = stop.run_until_cancelled(log.failure()).await {
+        report(why);
     }
 }

@@ -154,7 +154,10 @@ impl Replica {
     }
 }
 
-fn request_in(group: u64, request: peer::AppendEntries) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
+pub(super) fn request_in(
+    group: u64,
+    request: peer::AppendEntries,
+) -> Result<AppendEntriesRequest<TypeConfig>, Malformed> {
     if request.group_id != group {
         return Err(malformed(format!("group {} on the stream of group {group}", request.group_id)));
     }
@@ -179,7 +182,7 @@ fn result_out(result: StreamAppendResult<TypeConfig>) -> Outcome {
     }
 }
 
-fn vote_in(request: peer::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {
+pub(super) fn vote_in(request: peer::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {
     let mut vote = VoteRequest::new(types::vote_in(request.vote)?, request.last.map(types::id_in));
     vote.leadership_transfer = request.transfer;
     Ok(vote)

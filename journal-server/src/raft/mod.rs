@@ -5,6 +5,7 @@
 //! defaults are wrong for us in many places; `docs/TESTING.md` lists the traps and their tests.
 
 mod ingress;
+mod inspect;
 mod log_store;
 mod network;
 mod peers;
@@ -14,6 +15,7 @@ mod state_machine;
 mod types;
 
 pub use ingress::Room;
+pub use inspect::inspect;
 pub use network::Acknowledged;
 pub use peers::{Dial, MESSAGE_BYTES_MAX, Peer, Peers, Speaker};
 pub use runtime::{TICK, seed_thread};

@@ -459,7 +459,7 @@ fn request_out(group: u64, rpc: AppendEntriesRequest<TypeConfig>) -> peer::Appen
     }
 }
 
-fn vote_reply_in(reply: peer::VoteReply) -> Rpc<VoteResponse<TypeConfig>> {
+pub(super) fn vote_reply_in(reply: peer::VoteReply) -> Rpc<VoteResponse<TypeConfig>> {
     let vote = types::vote_in(reply.vote).map_err(unreachable)?;
     Ok(VoteResponse { vote, vote_granted: reply.granted, last_log_id: reply.last.map(types::id_in) })
 }

@@ -449,10 +449,12 @@ impl SealIndex {
             return None;
         }
         let mut pairs = payload[8..].chunks_exact(16).map(|pair| (get_u64(pair, 0), get_u64(pair, 8)));
-        Some(SealIndex {
-            places: pairs.by_ref().take(places).map(|(position, offset)| Place { position, offset }).collect(),
-            runs: pairs.map(|(term, position)| LogId { term, position }).collect(),
-        })
+        let places: Vec<Place> =
+            pairs.by_ref().take(places).map(|(position, offset)| Place { position, offset }).collect();
+        let runs: Vec<LogId> = pairs.map(|(term, position)| LogId { term, position }).collect();
+        let rise = places.is_sorted_by(|a, b| a.position < b.position && a.offset < b.offset)
+            && runs.is_sorted_by(|a, b| a.term < b.term && a.position < b.position);
+        rise.then_some(SealIndex { places, runs })
     }
 }
 

@@ -10,13 +10,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use super::drive::{self, Pen};
 use super::index::Index;
 use super::metrics::Metrics;
 use super::outline::{Outline, Versions};
@@ -74,11 +75,19 @@ pub(crate) struct State {
     pub recovered_applied: Option<LogId>,
     pub failed: Option<Arc<str>>,
     pub closing: bool,
-    /// The writer waits for something to do.
+    /// The writer's driver waits for something to do.
     pub parked: bool,
+    /// And would wait for ever.
+    pub parked_for_good: bool,
+    /// What is queued lies on the desk of the thread that asked for it (see `drive.rs`).
+    pub on_desk: bool,
 }
 
 impl State {
+    pub(crate) fn has_work(&self) -> bool {
+        !self.queue.is_empty() || self.closing || self.failed.is_some()
+    }
+
     /// The last id that is durable, given what the writer has just made so and what is still asked.
     pub(crate) fn settle_durable(&mut self, written: Option<LogId>) {
         self.written = written;
@@ -111,6 +120,12 @@ pub(crate) struct Shared {
     pub queued_bytes: AtomicUsize,
     pub keeper: KeeperBell,
     pub holes: Mutex<Vec<Wound>>,
+    /// The writer, where other threads than its own may drive it.
+    pub pen: OnceLock<Pen>,
+    /// Plans in a row, up to a limit, that were small and done at once.
+    pub calm: AtomicU32,
+    /// Set with `state.failed`.
+    pub failed_told: watch::Sender<bool>,
     /// Held by whoever writes into a hole.
     pub patching: Mutex<()>,
     pub holes_count: watch::Sender<usize>,
@@ -122,7 +137,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn ring_bell(&self, state: &mut State) {
+    /// Wakes the writer's driver if it waits.
+    pub(crate) fn ring_bell(&self, state: &mut State) {
+        state.on_desk = false;
         if state.parked {
             state.parked = false;
             self.wake.notify_one();
@@ -139,6 +156,7 @@ impl Shared {
             let mut state = self.state.lock();
             if state.failed.is_none() {
                 state.failed = Some(why.into());
+                self.failed_told.send_replace(true);
             }
             for item in state.queue.drain(..) {
                 match item {
@@ -232,7 +250,7 @@ impl Log {
                 self.shared.queued_bytes.fetch_add(weight, Ordering::Relaxed);
                 let asked = Instant::now();
                 state.queue.push_back(Item::Entries { entries, done, asked });
-                self.shared.ring_bell(&mut state);
+                drive::call_writer(&self.shared, &mut state);
                 return;
             }
         };
@@ -485,6 +503,14 @@ impl Log {
     /// Why nothing is written any more.
     pub fn failed(&self) -> Option<String> {
         self.shared.state.lock().failed.as_ref().map(|why| why.to_string())
+    }
+
+    /// Waits until nothing is written any more, and says why.
+    pub async fn failure(&self) -> String {
+        let mut told = self.shared.failed_told.subscribe();
+        // The sender is ours: it outlives this call.
+        let _ = told.wait_for(|failed| *failed).await;
+        self.failed().unwrap_or_default()
     }
 
     /// Lets the writer write what is queued and a clean-stop mark, sync, and end.

@@ -6,6 +6,7 @@
 //! files beside it.
 
 mod damaged;
+mod drive;
 pub mod dump;
 pub mod fault_disk;
 mod format;
@@ -33,6 +34,7 @@ mod wound;
 mod writer;
 
 pub use damaged::Damaged;
+pub use drive::{clear_desk, drive_writer, lay_desk, spawn_writer_thread};
 pub use format::{FrameHeader, FrameKind};
 pub use keeper::{Keeper, drive_keeper, spawn_keeper_thread};
 pub use log::Log;
@@ -40,4 +42,4 @@ pub use recovery::{Opened, Report, open};
 pub use replay::Finding;
 pub use scrub::{Scrubbed, Scrubber};
 pub use types::{Done, Error, Hole, Ids, Kind, LogEntry, LogId, Options, SyncWatch, Version, Vote, chain_next};
-pub use writer::{Plan, Step, Writer, drive_writer, spawn_writer_thread};
+pub use writer::{Plan, Step, Writer};

@@ -2,7 +2,7 @@
 //! writer and its keeper share.
 
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -161,6 +161,8 @@ pub(crate) fn start(place: Place, mut replay: Replay, unused: Option<(u64, Spare
         failed: None,
         closing: false,
         parked: false,
+        parked_for_good: false,
+        on_desk: false,
     };
     let report = replay.report;
     let shared = Arc::new(Shared {
@@ -175,6 +177,9 @@ pub(crate) fn start(place: Place, mut replay: Replay, unused: Option<(u64, Spare
         queued_bytes: Default::default(),
         keeper: KeeperBell::default(),
         holes: Mutex::default(),
+        pen: OnceLock::new(),
+        calm: AtomicU32::new(0),
+        failed_told: watch::Sender::new(false),
         patching: Mutex::default(),
         holes_count: watch::Sender::new(0),
         scars: Mutex::default(),

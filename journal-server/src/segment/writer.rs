@@ -1,17 +1,14 @@
-//! The writer: takes what is queued, plans, performs, reports. A plain state machine; a thread
-//! drives it in production ([`spawn_writer_thread`]), a task in simulation ([`drive_writer`]).
+//! The writer: takes what is queued, plans, performs, reports. A plain state machine; what drives it
+//! is in `drive.rs`.
 //!
 //! Group commit comes of itself: while one plan is being synced the next one gathers. There is never
 //! more than one plan under way, so a crash loses a part of one plan at most.
 //!
 //! A failed write or sync is final. The failure is latched, everybody is told, nothing is retried.
 
-use std::future::Future;
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -69,16 +66,18 @@ impl Plan {
 }
 
 pub struct Writer {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     tape: Tape,
     /// Memory of the last plan, for the next one.
     spare: Option<Sheet>,
+    /// Plans reported so far.
+    pub(crate) plans: u64,
     ended: bool,
 }
 
 impl Writer {
     pub(crate) fn new(shared: Arc<Shared>, tape: Tape) -> Self {
-        Writer { shared, tape, spare: None, ended: false }
+        Writer { shared, tape, spare: None, plans: 0, ended: false }
     }
 
     /// Takes what is queued, up to a batch, and plans it.
@@ -174,6 +173,7 @@ impl Writer {
 
     /// Reports what became of a plan: its entries are durable, or nothing ever will be again.
     pub fn done(&mut self, plan: Plan, result: io::Result<()>) {
+        self.plans += 1;
         // Once something has failed nothing is called durable any more, whoever it failed for.
         let failed_before = self.shared.state.lock().failed.clone();
         let result = match failed_before {
@@ -316,7 +316,7 @@ impl Writer {
 
     /// How long to wait for work before something is to be done without: the idle mark, or giving
     /// memory back.
-    fn patience(&self, mark_due: bool) -> Option<Duration> {
+    pub(crate) fn patience(&self, mark_due: bool) -> Option<Duration> {
         match mark_due {
             true => Some(self.shared.options.idle_mark),
             false => (!self.shared.state.lock().ring.is_empty()).then_some(IDLE_MEMORY),
@@ -324,7 +324,7 @@ impl Writer {
     }
 
     /// What is to be done when nothing came in that time.
-    fn idle(&mut self, mark_due: bool) -> Option<Plan> {
+    pub(crate) fn idle(&mut self, mark_due: bool) -> Option<Plan> {
         if mark_due {
             return self.mark();
         }
@@ -345,35 +345,6 @@ impl Writer {
         self.tape.shrink();
         self.spare = None;
     }
-
-    /// Blocks until something is queued, or for so long. True: nothing came.
-    fn wait(&self, limit: Option<Duration>) -> bool {
-        let mut state = self.shared.state.lock();
-        if has_work(&state) {
-            return false;
-        }
-        state.parked = true;
-        let timed_out = match limit {
-            Some(limit) => self.shared.wake.wait_for(&mut state, limit).timed_out(),
-            None => {
-                self.shared.wake.wait(&mut state);
-                false
-            }
-        };
-        state.parked = false;
-        timed_out && !has_work(&state)
-    }
-
-    /// Says that the writer is about to wait for `notify`. False: there is something to do.
-    fn park(&self) -> bool {
-        let mut state = self.shared.state.lock();
-        state.parked = !has_work(&state);
-        state.parked
-    }
-}
-
-fn has_work(state: &super::log::State) -> bool {
-    !state.queue.is_empty() || state.closing || state.failed.is_some()
 }
 
 fn measure(item: &Item) -> (usize, usize) {
@@ -402,63 +373,5 @@ pub(crate) fn apply_effect(index: &mut Index, effect: Effect) {
                 segment.file_bytes = segment.file_bytes.max(file_bytes);
             }
         }
-    }
-}
-
-/// The writer on a thread of its own, until the log is closed or fails.
-pub fn spawn_writer_thread(mut writer: Writer, name: String) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name).spawn(move || {
-        loop {
-            let plan = match writer.take() {
-                Step::Write(plan) => plan,
-                Step::Closed => break,
-                Step::Idle { mark_due } => {
-                    let patience = writer.patience(mark_due);
-                    match writer.wait(patience).then(|| writer.idle(mark_due)).flatten() {
-                        Some(plan) => plan,
-                        None => continue,
-                    }
-                }
-            };
-            let result = writer.perform(&plan);
-            writer.done(plan, result);
-        }
-    })
-}
-
-/// The writer as a task, on simulated time. `pause` models the latency of the disk: it is awaited
-/// before a plan is performed and once more before it is reported.
-pub async fn drive_writer<P>(mut writer: Writer, mut pause: P)
-where
-    P: FnMut(&Plan) -> Pin<Box<dyn Future<Output = ()> + Send>>,
-{
-    let shared = writer.shared.clone();
-    loop {
-        let plan = match writer.take() {
-            Step::Write(plan) => plan,
-            Step::Closed => return,
-            Step::Idle { mark_due } => {
-                if !writer.park() {
-                    continue;
-                }
-                let woken = match writer.patience(mark_due) {
-                    Some(patience) => tokio::time::timeout(patience, shared.notify.notified()).await.is_ok(),
-                    None => {
-                        shared.notify.notified().await;
-                        true
-                    }
-                };
-                match (!woken).then(|| writer.idle(mark_due)).flatten() {
-                    Some(plan) => plan,
-                    None => continue,
-                }
-            }
-        };
-        let watched = shared.options.sync_watch.as_ref().map(|watch| watch.begins());
-        pause(&plan).await;
-        let result = writer.perform(&plan);
-        pause(&plan).await;
-        drop(watched);
-        writer.done(plan, result);
     }
 }
