@@ -220,7 +220,8 @@ async fn begin(
     let current = current.unwrap_or(proto::Position::NONE);
     let chance = env.chance.clone();
     let nonce = move || chance.next();
-    let (proposer, proposals) = Proposals::new(journal.clone(), myself, current, timeout, beat, nonce);
+    let (proposer, mut proposals) = Proposals::new(journal.clone(), myself, current, timeout, beat, nonce);
+    proposals.fit_into(description.entry_bytes_max);
     let reads = Reads::new(proposer.clone(), view.applied(), target, timeout);
     let hub = Hub::new(view.revision());
     let chance = env.chance.clone();
