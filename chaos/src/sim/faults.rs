@@ -25,7 +25,6 @@ pub struct Faults {
     rng: StdRng,
     journal: Arc<RemoteJournal>,
     operator: Operator,
-    bad_disk: Option<Host>,
     /// What ends by itself, later.
     outages: JoinSet<()>,
     /// Cancelled when everything is to be whole again.
@@ -34,15 +33,7 @@ pub struct Faults {
 
 impl Faults {
     pub fn new(world: Arc<World>, rng: StdRng, journal: Arc<RemoteJournal>, operator: Operator) -> Faults {
-        Faults {
-            world,
-            rng,
-            journal,
-            operator,
-            bad_disk: None,
-            outages: JoinSet::new(),
-            healing: CancellationToken::new(),
-        }
+        Faults { world, rng, journal, operator, outages: JoinSet::new(), healing: CancellationToken::new() }
     }
 
     /// Does what the profile says, until it has done enough.
@@ -264,7 +255,8 @@ impl Faults {
 
     /// One machine of a world has a bad disk, and no other.
     fn flip(&mut self, outage: Duration) {
-        let host = *self.bad_disk.get_or_insert(Host(1 + self.rng.random_range(0..self.world.profile.nodes) as u8));
+        let drawn = Host(1 + self.rng.random_range(0..self.world.profile.nodes) as u8);
+        let host = *self.world.bad_disk.lock().get_or_insert(drawn);
         self.say(format_args!("{host} ends, and its disk forgets a bit, for {outage:?}"));
         let node = self.world.node(host);
         node.want(false);

@@ -72,7 +72,7 @@ impl Profile {
             pause: ms(*[200, 500, 1200].choose(rng).expect("not empty")),
             outage: ms(*[300, 1500, 4000].choose(rng).expect("not empty")),
             clients: rng.random_range(3..7),
-            rest: ms(*[10, 30, 100].choose(rng).expect("not empty")),
+            rest: ms(*[15, 40, 100].choose(rng).expect("not empty")),
             keys: *[3, 8, 20].choose(rng).expect("not empty"),
             watchers: rng.random_range(1..4),
             keepers: rng.random_range(0..3),
@@ -85,7 +85,7 @@ impl Profile {
     pub fn calm(&mut self) {
         self.kinds.clear();
         self.clients = 3;
-        self.rest = ms(20);
+        self.rest = ms(50);
         self.keys = 8;
         self.watchers = 2;
         self.keepers = 1;
