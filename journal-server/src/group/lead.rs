@@ -88,9 +88,8 @@ async fn follow(
         // A follower waits for events only; a leader also for the moment at which it might have lost its
         // quorum.
         let lost = async {
-            let left = standing_now.quorum_age_ms.and_then(|age| (timing.election_ms_max + 1).checked_sub(age));
             match leads {
-                true => tokio::time::sleep(Duration::from_millis(left.unwrap_or(timing.heartbeat_ms))).await,
+                true => tokio::time::sleep(until_lost(standing_now.quorum_age_ms, timing)).await,
                 false => std::future::pending().await,
             }
         };
@@ -131,5 +130,18 @@ fn decide(standing: &Standing, frozen: Option<String>, marks: &Marks, timing: Ti
     match moving {
         Some(why) => Lead::Moving(why),
         None => Lead::Leading { term: standing.term },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_rests_until_its_quorum_may_be_lost_and_never_for_no_time() {
+        let timing = Timing { heartbeat_ms: 100, election_ms_min: 400, election_ms_max: 800 };
+        let rest = |age| until_lost(age, timing).as_millis();
+        assert_eq!((rest(Some(0)), rest(Some(300)), rest(Some(800))), (801, 501, 1));
+        assert_eq!((rest(Some(801)), rest(Some(5000)), rest(None)), (100, 100, 100), "lost: looked for again");
     }
 }
