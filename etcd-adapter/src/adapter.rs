@@ -16,6 +16,7 @@ use crate::applier::{Applier, Audience, Standing, Standings};
 use crate::boot::{self, Boot};
 use crate::command::{AlarmAction, AlarmKind, Beat, Command, LEVEL};
 use crate::config::{AutoCompaction, Config, ServerTls, Url};
+use crate::env::{Doors, Env};
 use crate::grpc::{Calls, Services, Shared};
 use crate::http::connection::{Certificates, Front};
 use crate::http::listen::{Door, Threads};
@@ -46,16 +47,27 @@ pub struct Adapter {
     stop: CancellationToken,
     tasks: JoinSet<anyhow::Result<()>>,
     threads: Arc<Threads>,
+    standing: Standings,
 }
 
 impl Adapter {
     /// Starts, and returns once clients are served.
     pub async fn start(config: Config) -> anyhow::Result<Adapter> {
-        Adapter::start_on(config, None).await
+        Adapter::start_in(config, Env::default(), None, None).await
     }
 
     /// The same, on a journal that is there already.
     pub async fn start_on(config: Config, journal: Option<Arc<dyn Journal>>) -> anyhow::Result<Adapter> {
+        Adapter::start_in(config, Env::default(), journal, None).await
+    }
+
+    /// The same, in a world that is not this machine's.
+    pub async fn start_in(
+        config: Config,
+        env: Env,
+        journal: Option<Arc<dyn Journal>>,
+        doors: Option<Doors>,
+    ) -> anyhow::Result<Adapter> {
         if !config.ignored.is_empty() {
             tracing::warn!("these change nothing here: {}", config.ignored.join(", "));
         }
@@ -64,7 +76,10 @@ impl Adapter {
         let threads = Arc::new(Threads::start(config.serving_threads, GRACE)?);
         let tls = certificates(config.tls.as_ref())?;
         // Bound before anything takes long: whoever comes early waits instead of being refused.
-        let client_doors = open_all(&config.listen_client).await?;
+        let client_doors = match doors {
+            Some(doors) => doors,
+            None => open_all(&config.listen_client).await?,
+        };
         let metrics_doors = open_all(&config.listen_metrics).await?;
         let addresses = client_doors.iter().map(Door::address).collect();
 
@@ -90,10 +105,15 @@ impl Adapter {
                 let description = journal.describe().await?;
                 (journal, description)
             }
-            None => boot::open_journal(&config).await?,
+            None => boot::open_journal(&config, env.connector.clone()).await?,
         };
-        let boot = boot::boot(&config, journal, description).await?;
-        let shared = begin(&config, boot, &closing, &stop, &mut tasks, &vitals).await?;
+        let journal = match &env.around {
+            Some(around) => around(journal),
+            None => journal,
+        };
+        let boot = boot::boot(&config, env.shelf.clone(), journal, description).await?;
+        let shared = begin(&config, &env, boot, &closing, &stop, &mut tasks, &vitals).await?;
+        let standing = shared.standing.clone();
         let services = Services::new(shared.clone());
         for door in client_doors {
             let front = front(Some(services.clone()), &door);
@@ -103,7 +123,12 @@ impl Adapter {
                 Ok(())
             });
         }
-        Ok(Adapter { addresses, closing, stop, tasks, threads })
+        Ok(Adapter { addresses, closing, stop, tasks, threads, standing })
+    }
+
+    /// Where apply is, and what it has come to.
+    pub fn standing(&self) -> Standings {
+        self.standing.clone()
     }
 
     /// Waits until the adapter cannot go on. The error says why.
@@ -162,6 +187,7 @@ fn certificates(tls: Option<&ServerTls>) -> anyhow::Result<Option<Arc<Certificat
 /// Boots, catches up, and starts everything that goes on in the background.
 async fn begin(
     config: &Config,
+    env: &Env,
     boot: Boot,
     closing: &CancellationToken,
     stop: &CancellationToken,
@@ -169,7 +195,7 @@ async fn begin(
     vitals: &Health,
 ) -> anyhow::Result<Arc<Shared>> {
     let Boot { journal, description, cluster_id, store, state } = boot;
-    let mut applier = Applier::new(state, store, description.id);
+    let mut applier = Applier::new(state, store, description.id, env.drive);
     let standing = applier.standing.clone();
     let target = loop {
         match journal.check_tail().await {
@@ -192,10 +218,14 @@ async fn begin(
     let timeout = config.limits.request_timeout();
     let beat = beats(standing.clone(), vitals.ready.clone());
     let current = current.unwrap_or(proto::Position::NONE);
-    let (proposer, proposals) = Proposals::new(journal.clone(), myself, current, timeout, beat, rand::random);
+    let chance = env.chance.clone();
+    let nonce = move || chance.next();
+    let (proposer, mut proposals) = Proposals::new(journal.clone(), myself, current, timeout, beat, nonce);
+    proposals.fit_into(description.entry_bytes_max);
     let reads = Reads::new(proposer.clone(), view.applied(), target, timeout);
     let hub = Hub::new(view.revision());
-    let jitter = |below: u64| rand::Rng::random_range(&mut rand::rng(), 0..below.max(1));
+    let chance = env.chance.clone();
+    let jitter = move |below| chance.below(below);
     let leases = Arc::new(Mutex::new(LeaseClock::new(Instant::now(), jitter)));
     let shared = Arc::new(Shared {
         config: config.clone(),

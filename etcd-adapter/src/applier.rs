@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::command::{self, Beat, Command, DecodeError, EntryBody};
+use crate::env::Drive;
 use crate::lease_clock::LeaseClock;
 use crate::mvcc::{Answer, Applied, MetaKey, Outcome, Refusal, Row, Skipped, State, ValueLost};
 use crate::proposal::{Proposer, Seen};
@@ -96,6 +97,7 @@ pub struct Applier {
     store: Store,
     pub view: View,
     journal: JournalId,
+    drive: Drive,
     pub standing: Standings,
     audience: Option<Audience>,
     /// The last own producer that was born.
@@ -112,7 +114,7 @@ pub struct Applier {
 }
 
 impl Applier {
-    pub fn new(state: State, store: Store, journal: JournalId) -> Applier {
+    pub fn new(state: State, store: Store, journal: JournalId, drive: Drive) -> Applier {
         let (applied, hash, compacted) = (state.applied(), state.hash(), state.compact_revision());
         let state = Arc::new(RwLock::new(state));
         store.attach(state.clone());
@@ -131,6 +133,7 @@ impl Applier {
             state,
             store,
             journal,
+            drive,
             standing: Arc::new(Mutex::new(standing)),
             audience: None,
             own: None,
@@ -145,8 +148,9 @@ impl Applier {
 
     /// From now on there is somebody to tell.
     pub fn tell(&mut self, audience: Audience) {
+        let now = Instant::now();
         self.state.read().leases().iter().for_each(|(id, lease)| {
-            audience.leases.lock().renewed(*id, lease.ttl, lease.renewed_at);
+            audience.leases.lock().renewed(*id, lease.ttl, lease.renewed_at, now);
         });
         self.state.read().producers().iter().for_each(|(id, producer)| {
             audience.leases.lock().heard(*id, producer.last_entry);
@@ -398,12 +402,13 @@ impl Applier {
         if applied.dirty.is_empty() {
             return;
         }
+        let now = Instant::now();
         let state = self.state.read();
         let mut clock = audience.leases.lock();
         for key in &applied.dirty {
             match key {
                 MetaKey::Lease(id) => match state.lease(*id) {
-                    Some(lease) => clock.renewed(*id, lease.ttl, lease.renewed_at),
+                    Some(lease) => clock.renewed(*id, lease.ttl, lease.renewed_at, now),
                     None => clock.ended(*id),
                 },
                 MetaKey::Producer(id) => match state.producer(*id) {
@@ -469,7 +474,7 @@ impl Applier {
             let (store, standing) = (self.store.clone(), self.standing.clone());
             let (flushing, failure) = (self.flushing.clone(), self.failure.clone());
             // A flush takes its time, and apply does not wait for it.
-            tokio::task::spawn_blocking(move || {
+            self.drive.begin(move || {
                 match store.flush().and_then(|()| store.flushed()) {
                     Ok(flushed) => {
                         standing.lock().flushed = flushed.map_or(Position::NONE.next(), |flushed| flushed.applied);
@@ -492,7 +497,7 @@ impl Applier {
         if forgotten < FORGET_STEPS {
             self.compactions.pop_front();
             let (store, failure) = (self.store.clone(), self.failure.clone());
-            tokio::task::spawn_blocking(move || {
+            self.drive.begin(move || {
                 loop {
                     match store.sweep(floor) {
                         Ok(true) => {}

@@ -5,19 +5,22 @@
 //! never deleted: either the journal lost entries, or this is another one, and both are for a person to
 //! see.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use futures::StreamExt;
-use journal_client::{Cluster, Description, Journal, MemoryJournal, Settings, TailFrom, TcpConnector, TrimPolicy};
+use journal_client::{
+    Cluster, Connector, Description, Journal, MemoryJournal, Settings, TailError, TailFrom, TcpConnector, TrimPolicy,
+};
 use proto::Position;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Config, Source, fits};
+use crate::env::Shelf;
 use crate::mvcc::State;
-use crate::store::{Memory, Origin, Store};
+use crate::store::{Memory, Origin, Store, StoreError};
 
 /// Between attempts to reach the journal.
 const RETRY: Duration = Duration::from_millis(500);
@@ -34,16 +37,24 @@ pub struct Boot {
 }
 
 /// Opens the journal, creating it if it is absent, and says what it is. Waits for as long as it takes.
-pub async fn open_journal(config: &Config) -> anyhow::Result<(Arc<dyn Journal>, Description)> {
+///
+/// Nodes are reached by `connector`, and without one by TCP.
+pub async fn open_journal(
+    config: &Config,
+    connector: Option<Arc<dyn Connector>>,
+) -> anyhow::Result<(Arc<dyn Journal>, Description)> {
     let Source::Cluster(source) = &config.source else {
         let journal = MemoryJournal::with_entry_bytes_max("ephemeral", EPHEMERAL_ENTRY_BYTES);
         let description = journal.describe().await?;
         return Ok((Arc::new(journal), description));
     };
-    let connector = TcpConnector::new(source.tls.clone(), source.allow_plaintext)?;
+    let connector = match connector {
+        Some(connector) => connector,
+        None => Arc::new(TcpConnector::new(source.tls.clone(), source.allow_plaintext)?),
+    };
     let tail_from = if source.nearest { TailFrom::Nearest } else { TailFrom::Leader };
     let settings = Settings { tail_from, ..Settings::default() };
-    let cluster = Cluster::new(source.endpoints.clone(), Arc::new(connector), settings)?;
+    let cluster = Cluster::new(source.endpoints.clone(), connector, settings)?;
     let mut told = false;
     loop {
         let opened = async {
@@ -66,8 +77,14 @@ pub async fn open_journal(config: &Config) -> anyhow::Result<(Arc<dyn Journal>, 
     }
 }
 
-/// Opens the local store, if it can be used, or an empty one.
-pub async fn boot(config: &Config, journal: Arc<dyn Journal>, description: Description) -> anyhow::Result<Boot> {
+/// Opens the local store, if it can be used, or an empty one. It lies on `shelf`, and without one in the
+/// data directory.
+pub async fn boot(
+    config: &Config,
+    shelf: Option<Arc<dyn Shelf>>,
+    journal: Arc<dyn Journal>,
+    description: Description,
+) -> anyhow::Result<Boot> {
     if !fits(config.limits.request_bytes, description.entry_bytes_max) {
         bail!(
             "max-request-bytes: {} is more than an entry of the journal can hold ({} bytes)",
@@ -75,34 +92,40 @@ pub async fn boot(config: &Config, journal: Arc<dyn Journal>, description: Descr
             description.entry_bytes_max
         );
     }
-    let cluster_id = match xxh3_64(description.cluster_id.as_bytes()) {
-        0 => 1,
-        id => id,
-    };
+    let cluster_id = cluster_id(&description);
     let (store, state) = match &config.source {
         Source::Ephemeral => (Store::memory(Arc::new(Memory::new())), State::new(cluster_id)),
-        Source::Cluster(_) => open_store(config, &*journal, &description, cluster_id).await?,
+        Source::Cluster(_) => {
+            let shelf = match shelf {
+                Some(shelf) => shelf,
+                None => Arc::new(Directory::of(config)),
+            };
+            open_store(&*shelf, &*journal, &description, cluster_id).await?
+        }
     };
     Ok(Boot { journal, description, cluster_id, store, state })
 }
 
-/// Deletes the local store, which is filled anew from the journal at the next start.
-pub fn drop_store(config: &Config) -> std::io::Result<()> {
-    match std::fs::remove_dir_all(config.data_dir.join("store")) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        done => done,
+/// What clients are told of which cluster this is.
+pub fn cluster_id(description: &Description) -> u64 {
+    match xxh3_64(description.cluster_id.as_bytes()) {
+        0 => 1,
+        id => id,
     }
 }
 
+/// Deletes the local store, which is filled anew from the journal at the next start.
+pub fn drop_store(config: &Config) -> std::io::Result<()> {
+    Directory::of(config).discard()
+}
+
 async fn open_store(
-    config: &Config,
+    shelf: &dyn Shelf,
     journal: &dyn Journal,
     description: &Description,
     cluster_id: u64,
 ) -> anyhow::Result<(Store, State)> {
-    let dir = config.data_dir.join("store");
-    std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    warn_if_not_in_memory(&dir);
+    let place = shelf.place();
     let tail = loop {
         match journal.check_tail().await {
             Ok(tail) => break tail,
@@ -112,14 +135,13 @@ async fn open_store(
             }
         }
     };
-    let found = engine(&dir).and_then(|store| Ok((store.load()?, store)));
+    let found = shelf.open().and_then(|store| Ok((store.load()?, store)));
     let why = match found {
         Ok((Some((origin, state)), store)) => {
             if state.applied() > tail.tail && origin.cluster == cluster_id && origin.journal == description.id {
                 bail!(
-                    "the store in {} has applied up to {}, and the journal ends at {}: the journal lost entries, or the \
+                    "the store in {place} has applied up to {}, and the journal ends at {}: the journal lost entries, or the \
                      store is another cluster's; nothing was deleted",
-                    dir.display(),
                     state.applied(),
                     tail.tail
                 );
@@ -134,12 +156,11 @@ async fn open_store(
         }
         Ok((None, store)) => return fresh(store, tail.start, cluster_id),
         Err(error) if error.is_damage() => error.to_string(),
-        Err(error) => return Err(error).with_context(|| format!("cannot open the store in {}", dir.display())),
+        Err(error) => return Err(error).with_context(|| format!("cannot open the store in {place}")),
     };
-    tracing::warn!("the store in {} is deleted, and filled anew: {why}", dir.display());
-    std::fs::remove_dir_all(&dir).with_context(|| format!("cannot delete {}", dir.display()))?;
-    std::fs::create_dir_all(&dir)?;
-    fresh(engine(&dir)?, tail.start, cluster_id)
+    tracing::warn!("the store in {place} is deleted, and filled anew: {why}");
+    shelf.discard().with_context(|| format!("cannot delete the store in {place}"))?;
+    fresh(shelf.open()?, tail.start, cluster_id)
 }
 
 fn fresh(store: Store, start: Position, cluster_id: u64) -> anyhow::Result<(Store, State)> {
@@ -169,15 +190,60 @@ async fn unusable(
     if origin.entry < start {
         return None;
     }
-    // The entry it applied last must be the one that the journal has there.
-    let run = match journal.tail(origin.entry).await {
-        Ok(mut tail) => tail.next().await,
-        Err(error) => return Some(format!("its last entry cannot be compared: {error}")),
-    };
-    let same = run.and_then(Result::ok).is_some_and(|run| {
-        run.entries.first().is_some_and(|entry| entry.position == origin.entry && entry.crc == origin.checksum)
-    });
-    (!same).then(|| format!("its entry at {} is not the journal's", origin.entry))
+    // The entry it applied last must be the one that the journal has there. A journal that does not
+    // answer says nothing about the store.
+    loop {
+        let run = match journal.tail(origin.entry).await {
+            Ok(mut tail) => tail.next().await,
+            Err(error) => Some(Err(TailError::Failed(error))),
+        };
+        match run {
+            Some(Ok(run)) if run.to > origin.entry => {
+                let there = run.entries.first();
+                let same = there.is_some_and(|it| it.position == origin.entry && it.crc == origin.checksum);
+                return (!same).then(|| format!("its entry at {} is not the journal's", origin.entry));
+            }
+            // It was trimmed a moment ago.
+            Some(Err(TailError::Gap { start })) => {
+                return (state.applied() < start).then(|| format!("the journal begins at {start} now"));
+            }
+            Some(Err(error)) => {
+                tracing::warn!("the store's last entry cannot be compared yet: {error}");
+                tokio::time::sleep(RETRY).await;
+            }
+            Some(Ok(_)) | None => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+/// The store below the data directory.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn of(config: &Config) -> Directory {
+        Directory(config.data_dir.join("store"))
+    }
+}
+
+impl Shelf for Directory {
+    fn open(&self) -> Result<Store, StoreError> {
+        let Directory(dir) = self;
+        std::fs::create_dir_all(dir)
+            .map_err(|error| StoreError::Engine(format!("cannot make {}: {error}", dir.display())))?;
+        warn_if_not_in_memory(dir);
+        engine(dir)
+    }
+
+    fn discard(&self) -> std::io::Result<()> {
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            done => done,
+        }
+    }
+
+    fn place(&self) -> String {
+        self.0.display().to_string()
+    }
 }
 
 #[cfg(feature = "rocksdb")]

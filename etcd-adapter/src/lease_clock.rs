@@ -71,11 +71,13 @@ impl LeaseClock {
         }
     }
 
-    /// The lease was granted, or renewed, by the entry at this position, which was just applied.
-    pub fn renewed(&mut self, id: i64, ttl_seconds: i64, renewed_at: Position) {
+    /// The lease was granted, or renewed, by the entry at this position, which was applied `now`.
+    pub fn renewed(&mut self, id: i64, ttl_seconds: i64, renewed_at: Position, now: Instant) {
         self.ended(id);
         let ttl = Duration::from_secs(u64::try_from(ttl_seconds).unwrap_or(0));
-        let ends = self.now + ttl;
+        // The next tick counts what went by before this renewal, too: that is not the lease's time.
+        let uncounted = now.saturating_duration_since(self.last_tick).min(TICK_COUNTS_MAX);
+        let ends = self.now + uncounted + ttl;
         let due = ends + self.some_jitter();
         self.order.insert((due, id));
         self.leases.insert(id, Timer { ttl, renewed_at, ends, due });
@@ -222,18 +224,33 @@ mod tests {
     #[tokio::test]
     async fn a_lease_ends_a_full_ttl_after_its_last_renewal_and_names_it() {
         let mut world = World::new();
-        world.clock.renewed(1, 5, Position(10));
+        world.clock.renewed(1, 5, Position(10), world.time);
         assert_eq!(world.passes(4.0), []);
-        world.clock.renewed(1, 5, Position(20));
+        world.clock.renewed(1, 5, Position(20), world.time);
         assert_eq!(world.passes(4.0), []);
         assert_eq!(world.passes(1.5), [expire(1, 20)]);
         assert!(world.clock.remaining(1).unwrap() <= 0);
     }
 
     #[tokio::test]
+    async fn a_lease_has_its_full_time_wherever_between_two_ticks_it_was_renewed() {
+        let mut world = World::new();
+        world.passes(2.0);
+        // Just before the next tick.
+        let renewed = world.time - Duration::from_millis(1);
+        world.clock.renewed(1, 2, Position(10), renewed);
+        while world.clock.tick(world.time, Some(world.time)).is_empty() {
+            world.time += TICK;
+        }
+        let lived = world.time - renewed;
+        assert!(lived >= Duration::from_secs(2), "it ended after {lived:?}");
+        assert!(lived < Duration::from_secs(2) + 2 * TICK, "it ended after {lived:?} only");
+    }
+
+    #[tokio::test]
     async fn nothing_expires_while_renewals_cannot_get_in_nor_right_after() {
         let mut world = World::new();
-        world.clock.renewed(1, 5, Position(10));
+        world.clock.renewed(1, 5, Position(10), world.time);
         assert_eq!(world.outage(60.0), []);
         assert_eq!(world.passes(4.5), [], "it has its full TTL anew");
         assert_eq!(world.passes(1.5), [expire(1, 10)]);
@@ -242,7 +259,7 @@ mod tests {
     #[tokio::test]
     async fn a_process_that_was_stopped_for_a_minute_counts_a_second_of_it_at_most() {
         let mut world = World::new();
-        world.clock.renewed(1, 5, Position(10));
+        world.clock.renewed(1, 5, Position(10), world.time);
         world.passes(1.0);
         world.time += Duration::from_secs(60);
         assert_eq!(world.passes(2.0), []);
@@ -251,7 +268,7 @@ mod tests {
     #[tokio::test]
     async fn a_proposal_without_effect_is_made_again() {
         let mut world = World::new();
-        world.clock.renewed(1, 2, Position(10));
+        world.clock.renewed(1, 2, Position(10), world.time);
         let proposed = world.passes(6.5);
         assert_eq!(proposed, [expire(1, 10), expire(1, 10)]);
         world.clock.ended(1);

@@ -13,6 +13,7 @@ pub mod applier;
 pub mod boot;
 pub mod command;
 pub mod config;
+pub mod env;
 pub mod grpc;
 pub mod http;
 pub mod lease_clock;

@@ -25,6 +25,9 @@ pub struct Args {
     /// Nodes that form the cluster [default: 3 or 5, by the seed]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(3..=5))]
     nodes: Option<u8>,
+    /// Adapters beside the nodes, and clients that use them
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=3))]
+    adapters: Option<u8>,
     /// Tell one of these stories, instead of what the seed draws
     #[arg(long, value_name = "NAME", value_parser = story)]
     story: Option<Named<Story>>,
@@ -70,7 +73,16 @@ fn one(seed: u64, args: &Args) -> anyhow::Result<()> {
     };
     let story = args.story.as_ref().map(|story| story.value);
     let plant = args.plant.as_ref().map(|plant| plant.value);
-    let outcome = sim::run(seed, sim::Options { nodes: args.nodes.map(usize::from), detail, story, plant });
+    let outcome = sim::run(
+        seed,
+        sim::Options {
+            nodes: args.nodes.map(usize::from),
+            adapters: args.adapters.map(usize::from),
+            detail,
+            story,
+            plant,
+        },
+    );
     let simulated = outcome.simulated.as_secs_f64();
     match outcome.verdict {
         Ok(verdict) => {
@@ -95,9 +107,10 @@ fn one(seed: u64, args: &Args) -> anyhow::Result<()> {
 /// What makes a seed the world that it is, beside its number.
 fn world_flags(args: &Args) -> Vec<String> {
     let nodes = args.nodes.map(|nodes| format!("--nodes={nodes}"));
+    let adapters = args.adapters.map(|adapters| format!("--adapters={adapters}"));
     let story = args.story.as_ref().map(|story| format!("--story={}", story.name));
     let plant = args.plant.as_ref().map(|plant| format!("--plant={}", plant.name));
-    [nodes, story, plant].into_iter().flatten().collect()
+    [nodes, adapters, story, plant].into_iter().flatten().collect()
 }
 
 fn replay(seed: u64, args: &Args) -> String {

@@ -133,6 +133,21 @@ impl Faults {
                     node.want(true);
                 });
             }
+            Kind::PowerInStop => {
+                let host = self.any();
+                let (world, healing) = (self.world.clone(), self.healing.clone());
+                let (steps, end) = (self.rng.random_range(0..20), self.power_end());
+                self.say(format_args!("{host} is told to stop, and its power goes after {steps} steps"));
+                self.outages.spawn(async move {
+                    let node = world.node(host);
+                    node.want(false);
+                    node.stop_and_power_off(steps, end).await;
+                    healing.run_until_cancelled(sleep(outage / 4)).await;
+                    node.want(true);
+                });
+            }
+            Kind::Freeze => self.freeze(outage),
+            Kind::Flip => self.flip(outage),
             Kind::Cut => {
                 let (a, b) = self.two();
                 self.cut(vec![(a, b), (b, a)], outage);
@@ -222,6 +237,37 @@ impl Faults {
         self.say(format_args!("{} cut for {outage:?}", names.join(" ")));
         links.iter().for_each(|(a, b)| self.world.wire.cut(*a, *b));
         self.after(outage, move |world| links.iter().for_each(|(a, b)| world.wire.mend(*a, *b)));
+    }
+
+    /// What is said to it and what it says waits, and so does its disk. (Its timers go on: they would be
+    /// due all at once.)
+    fn freeze(&mut self, outage: Duration) {
+        let host = self.any();
+        self.say(format_args!("{host} is stopped for {outage:?}"));
+        self.world.wire.freeze(host);
+        let least = outage / 2;
+        self.world.node(host).set_speed(DiskSpeed { least, spread: least, spike_in: 0, spike: Duration::ZERO });
+        self.after(outage, move |world| {
+            world.node(host).set_speed(world.profile.disk);
+            world.wire.thaw(host);
+        });
+    }
+
+    /// One machine of a world has a bad disk, and no other.
+    fn flip(&mut self, outage: Duration) {
+        let drawn = Host(1 + self.rng.random_range(0..self.world.profile.nodes) as u8);
+        let host = *self.world.bad_disk.lock().get_or_insert(drawn);
+        self.say(format_args!("{host} ends, and its disk forgets a bit, for {outage:?}"));
+        let node = self.world.node(host);
+        node.want(false);
+        node.end(End::Kill, "a fault");
+        self.after(outage, move |world| {
+            let node = world.node(host);
+            if node.server().is_none() {
+                node.flip();
+            }
+            node.want(true);
+        });
     }
 
     fn slow_disk(&mut self, outage: Duration) {

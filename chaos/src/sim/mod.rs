@@ -7,6 +7,7 @@
 //! time and chance, and get both from `clock`. See `docs/TESTING.md` for what is claimed.
 
 pub mod clock;
+mod etcd;
 mod faults;
 mod node;
 mod operator;

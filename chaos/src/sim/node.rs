@@ -4,6 +4,7 @@
 //! handle and its network go dead in the same moment, so nothing that is left of it in memory can have
 //! an effect any more; then that rest is taken down. A supervisor starts the next life.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -79,6 +80,7 @@ const DATA_DIR: &str = "/data";
 pub struct Sizes {
     pub segment_bytes: u64,
     pub ring_bytes: u64,
+    pub entry_bytes_max: u64,
 }
 
 /// What a node is made of.
@@ -286,6 +288,69 @@ impl SimNode {
         self.state.lock().ending = false;
     }
 
+    /// A clean stop that the power does not wait for: it goes within one of the next steps on the disk, or
+    /// right after.
+    pub async fn stop_and_power_off(&self, steps: u64, end: End) {
+        let server = {
+            let mut state = self.state.lock();
+            let Some(server) = state.running.take() else { return };
+            state.stopping = None;
+            state.ending = true;
+            server
+        };
+        self.trace.event(format_args!("{} is told to stop, and its power goes", self.name));
+        self.disk().stop_after(steps);
+        let latch = server.latch().clone();
+        let stopped = tokio::spawn(async move {
+            match Arc::try_unwrap(server) {
+                Ok(server) => drop(server.shutdown().await),
+                Err(server) => take_down(server).await,
+            }
+        });
+        // A machine that has stopped does not hear that its process would still like to wait.
+        while !stopped.is_finished() && !self.disk().is_stopped() {
+            sleep(Duration::from_millis(1)).await;
+        }
+        self.trace.event(format_args!("{} {end:?}: within a clean stop", self.name));
+        self.wire.end(self.host, Death::Power);
+        self.end_disk(end);
+        latch.fail(Exit::FailedDisk, "ended from outside");
+        self.state.lock().ending = false;
+    }
+
+    /// Flips a bit of what lies on the disk for some group. Only while nothing runs there.
+    pub fn flip(&self) {
+        let (disk, mut rng) = {
+            let mut state = self.state.lock();
+            (self.disk(), StdRng::seed_from_u64(state.rng.next_u64()))
+        };
+        let mut files = Vec::new();
+        for group in disk.files(Path::new(DATA_DIR).join("groups").as_path()) {
+            files.extend(disk.files(&group));
+        }
+        let contents = files.into_iter().filter_map(|path| {
+            let bytes = disk.durable_bytes(&path)?;
+            // Nobody reads what is behind the last frame.
+            let len = bytes.iter().rposition(|byte| *byte != 0)? as u64 + 1;
+            Some((path, len))
+        });
+        let contents: Vec<_> = contents.collect();
+        let total: u64 = contents.iter().map(|(_, len)| len).sum();
+        if total == 0 {
+            return;
+        }
+        let mut at = rng.random_range(0..total);
+        for (path, len) in contents {
+            if at < len {
+                let mask = 1 << rng.random_range(0..8);
+                disk.flip(&path, at, mask);
+                self.trace.event(format_args!("{}: a bit flips at {at} of {}", self.name, path.display()));
+                return;
+            }
+            at -= len;
+        }
+    }
+
     /// The machine has power again, though nobody runs there yet.
     pub fn power(&self) {
         self.wire.power(self.host);
@@ -332,7 +397,7 @@ fn config(name: &str, host: Host, members: &[(String, Host)], sizes: Sizes) -> C
     let address = host.address();
     let flags = ["journal-server", "--name", name, "--data-dir", DATA_DIR, "--listen", &address];
     let mut flags: Vec<String> = flags.iter().map(|flag| flag.to_string()).collect();
-    flags.extend(["--allow-plaintext=true".to_owned(), "--entry-max=64KiB".to_owned()]);
+    flags.extend(["--allow-plaintext=true".to_owned(), format!("--entry-max={}", sizes.entry_bytes_max)]);
     flags.push(format!("--segment-size={}", sizes.segment_bytes));
     flags.push(format!("--ring-size={}", sizes.ring_bytes));
     flags.push("--join=true".to_owned());

@@ -23,15 +23,24 @@ pub enum Plant {
     NamesNotSynced,
     /// A failed sync or write is reported as done.
     FailuresHidden,
+    /// An adapter takes what it was shown for all there is, and asks nobody.
+    UnaskedTail,
+    /// An adapter gives what it sends again new numbers.
+    Renumbered,
+    /// An adapter misses an entry of its tail.
+    LostEntry,
 }
 
 impl Plant {
-    pub const ALL: [(&'static str, Plant); 5] = [
+    pub const ALL: [(&'static str, Plant); 8] = [
         ("nothing-synced", Plant::NothingSynced),
         ("segments-not-synced", Plant::SegmentsNotSynced),
         ("cache-trusted", Plant::CacheTrusted),
         ("names-not-synced", Plant::NamesNotSynced),
         ("failures-hidden", Plant::FailuresHidden),
+        ("unasked-tail", Plant::UnaskedTail),
+        ("renumbered", Plant::Renumbered),
+        ("lost-entry", Plant::LostEntry),
     ];
 }
 

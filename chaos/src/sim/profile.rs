@@ -8,6 +8,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
+use super::etcd;
 use super::node::{DiskSpeed, Sizes};
 use super::wire::Latency;
 
@@ -23,6 +24,12 @@ pub enum Kind {
     PowerOfAll,
     KillOfAll,
     CleanRestart,
+    /// The power goes within a clean stop.
+    PowerInStop,
+    /// A process is stopped for a while: nothing gets in or out, and then everything at once.
+    Freeze,
+    /// A bit of one machine's disk is another one when its process begins again.
+    Flip,
     /// Two machines hear nothing of each other.
     Cut,
     /// One hears the other, who does not hear it.
@@ -45,13 +52,16 @@ pub enum Kind {
     Wipe,
 }
 
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 22] = [
     Kind::Kill,
     Kind::Power,
     Kind::StopWithin,
     Kind::PowerOfAll,
     Kind::KillOfAll,
     Kind::CleanRestart,
+    Kind::PowerInStop,
+    Kind::Freeze,
+    Kind::Flip,
     Kind::Cut,
     Kind::CutOneWay,
     Kind::Isolate,
@@ -85,6 +95,8 @@ pub struct Profile {
     pub streamers: u32,
     pub rest: Duration,
     pub entry_bytes: usize,
+    /// Nothing in a world of nodes only.
+    pub adapters: Option<etcd::Profile>,
 }
 
 const fn ms(ms: u64) -> Duration {
@@ -92,12 +104,24 @@ const fn ms(ms: u64) -> Duration {
 }
 
 impl Profile {
+    /// Adapters too, and room for their entries.
+    pub fn with_adapters(&mut self, adapters: etcd::Profile) {
+        self.sizes.entry_bytes_max = 512 << 10;
+        self.sizes.segment_bytes = self.sizes.segment_bytes.max(1 << 20);
+        self.sizes.ring_bytes = self.sizes.ring_bytes.max(1 << 20);
+        self.adapters = Some(adapters);
+    }
+
     pub fn draw(rng: &mut StdRng, nodes: Option<usize>) -> Profile {
         let drawn = if rng.random_bool(0.3) { 5 } else { 3 };
         let share = *[0.2, 0.4, 0.7].choose(rng).expect("not empty");
         let mut kinds: Vec<Kind> = KINDS.into_iter().filter(|_| rng.random_bool(share)).collect();
         if kinds.is_empty() {
             kinds.push(KINDS[rng.random_range(0..KINDS.len())]);
+        }
+        // What a disk forgets, others must know: no second disk is lost beside it.
+        if kinds.contains(&Kind::Flip) {
+            kinds.retain(|kind| !matches!(kind, Kind::Wipe | Kind::Members));
         }
         let latency = Latency {
             least: ms(rng.random_range(0..2)),
@@ -123,11 +147,13 @@ impl Profile {
             sizes: Sizes {
                 segment_bytes: *[128 << 10, 256 << 10, 1 << 20].choose(rng).expect("not empty"),
                 ring_bytes: *[64 << 10, 256 << 10].choose(rng).expect("not empty"),
+                entry_bytes_max: 64 << 10,
             },
             appenders: rng.random_range(1..4),
             streamers: rng.random_range(0..3),
             rest: ms(*[5, 20, 60].choose(rng).expect("not empty")),
             entry_bytes: *[40, 300, 3000].choose(rng).expect("not empty"),
+            adapters: None,
         }
     }
 }

@@ -7,6 +7,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 
 use super::clock;
+use super::etcd;
 use super::faults::Faults;
 use super::plant::Plant;
 use super::profile::Profile;
@@ -31,12 +32,16 @@ pub struct Outcome {
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
     pub nodes: Option<usize>,
+    /// Adapters beside the nodes, if there are any.
+    pub adapters: Option<usize>,
     pub detail: Detail,
     /// What happens, instead of what the seed draws.
     pub story: Option<Story>,
     /// A bug that should be found.
     pub plant: Option<Plant>,
 }
+
+const ADAPTERS_CHANCE: u64 = 0x6164_6170_7465_7273;
 
 /// Runs the world of a seed. In a program that answers for time and chance (see [`super::clock`]),
 /// this process belongs to the simulation from now on.
@@ -56,6 +61,12 @@ fn run_here(seed: u64, options: Options) -> Outcome {
         let trace = Trace::new(options.detail);
         let mut rng = StdRng::seed_from_u64(seed);
         let mut profile = Profile::draw(&mut rng, options.nodes);
+        let adapters = options.adapters.or(options.story.and_then(Story::adapters));
+        if let Some(adapters) = adapters {
+            // Chance of its own: the nodes' world is the same with adapters and without.
+            let mut rng = StdRng::seed_from_u64(seed ^ ADAPTERS_CHANCE);
+            profile.with_adapters(etcd::Profile::draw(&mut rng, adapters));
+        }
         if let Some(story) = options.story {
             story.set(&mut profile);
         }
@@ -86,6 +97,9 @@ fn run_here(seed: u64, options: Options) -> Outcome {
 }
 
 async fn live(world: &Arc<World>, rng: &mut StdRng, story: Option<Story>) -> anyhow::Result<Verdict> {
+    if world.profile.adapters.is_some() {
+        return etcd::live(world, rng, story.and_then(Story::tale)).await;
+    }
     let mut stage = Stage::begin(world.clone()).await?;
     match story {
         Some(story) => story.tell(&mut stage, rng).await?,

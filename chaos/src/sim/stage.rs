@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::operator::Operator;
 use super::reader::Reader;
+use super::wire::Host;
 use super::world::{CLIENTS, World};
 use crate::check::{self, Verdict};
 use crate::history::{Append, History, Mark, Outcome};
@@ -135,8 +136,17 @@ impl Stage {
         loop {
             let members = self.world.members();
             if !self.operator.is_busy() && !members.changing {
-                ensure!(members.shut_out.is_empty(), "nodes are shut out: {:?}", members.shut_out);
-                return Ok(());
+                // A disk that has forgotten what nothing on it proves makes its node look like one that
+                // lost data, and so it did: it is replaced, as an operator would.
+                let bad = *self.world.bad_disk.lock();
+                let shut_out = |(id, host, _): &&(_, Host, _)| members.shut_out.contains(id) && bad == Some(*host);
+                match members.list.iter().find(shut_out) {
+                    Some((_, host, _)) => drop(self.operator.wipe(*host)),
+                    None => {
+                        ensure!(members.shut_out.is_empty(), "nodes are shut out: {:?}", members.shut_out);
+                        return Ok(());
+                    }
+                }
             }
             ensure!(Instant::now() < deadline, "a change of members is not carried out: {members:?}");
             sleep(Duration::from_millis(100)).await;

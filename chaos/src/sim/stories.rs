@@ -15,6 +15,7 @@ use rand::rngs::StdRng;
 use std::sync::Arc;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::etcd::Tale;
 use super::node::{DiskSpeed, End};
 use super::profile::Profile;
 use super::stage::{RECOVERY, Stage};
@@ -41,6 +42,7 @@ pub enum Story {
     /// A follower is away while the journal is trimmed beyond its end; what comes back gets a
     /// snapshot, on a slow disk and over connections that break.
     BehindATrim,
+    Adapters(Tale),
 }
 
 const fn ms(ms: u64) -> Duration {
@@ -48,7 +50,7 @@ const fn ms(ms: u64) -> Duration {
 }
 
 impl Story {
-    pub const ALL: [(&'static str, Story); 7] = [
+    pub const ALL: [(&'static str, Story); 12] = [
         ("commit-hint", Story::CommitHint),
         ("wiped-voter", Story::WipedVoter),
         ("page-cache", Story::PageCache),
@@ -56,11 +58,32 @@ impl Story {
         ("leader-sync-fails", Story::LeaderSyncFails),
         ("old-backup", Story::OldBackup),
         ("behind-a-trim", Story::BehindATrim),
+        ("ride-on-resent", Story::Adapters(Tale::RideOnResent)),
+        ("late-stream", Story::Adapters(Tale::LateStream)),
+        ("compaction-under-page", Story::Adapters(Tale::CompactionUnderPage)),
+        ("renewal-in-outage", Story::Adapters(Tale::RenewalInOutage)),
+        ("replaced", Story::Adapters(Tale::Replaced)),
     ];
+
+    /// How many adapters it is about.
+    pub fn adapters(self) -> Option<usize> {
+        self.tale().map(|_| 2)
+    }
+
+    /// What adapters do in it.
+    pub fn tale(self) -> Option<Tale> {
+        match self {
+            Story::Adapters(tale) => Some(tale),
+            _ => None,
+        }
+    }
 
     /// A calm world: what happens is what the story does.
     pub fn set(self, profile: &mut Profile) {
         profile.nodes = 3;
+        if let Some(adapters) = &mut profile.adapters {
+            adapters.calm();
+        }
         profile.latency = Latency { least: ms(0), spread: ms(2), spike_in: 0, spike: ms(0) };
         profile.disk = DiskSpeed { least: ms(0), spread: ms(3), spike_in: 0, spike: ms(0) };
     }
@@ -77,6 +100,7 @@ impl Story {
             Story::LeaderSyncFails => leader_sync_fails(stage, rng).await,
             Story::OldBackup => old_backup(stage, rng).await,
             Story::BehindATrim => behind_a_trim(stage, rng).await,
+            Story::Adapters(tale) => anyhow::bail!("{tale:?} needs adapters"),
         }
     }
 }

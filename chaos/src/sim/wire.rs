@@ -83,6 +83,8 @@ pub(super) struct Switch {
     latency: Latency,
     /// Links that carry nothing, by direction.
     cut: BTreeSet<(Host, Host)>,
+    /// Machines whose process stands still.
+    frozen: BTreeSet<Host>,
     /// Hosts whose links are slower, by so much.
     slow: BTreeMap<Host, Duration>,
     /// Machines with power. Processes that ended on them are known by their life.
@@ -128,6 +130,7 @@ impl Wire {
             rng: StdRng::seed_from_u64(seed),
             latency,
             cut: BTreeSet::new(),
+            frozen: BTreeSet::new(),
             slow: BTreeMap::new(),
             lives: BTreeMap::new(),
             listeners: BTreeMap::new(),
@@ -201,7 +204,29 @@ impl Wire {
         self.changed.notify_waiters();
     }
 
+    /// Nothing gets into the machine or out of it, until it thaws.
+    pub fn freeze(&self, host: Host) {
+        self.state.lock().frozen.insert(host);
+    }
+
+    pub fn thaw(&self, host: Host) {
+        let mut switch = self.state.lock();
+        if switch.frozen.remove(&host) {
+            let links: BTreeSet<(Host, Host)> = switch
+                .pipes
+                .values()
+                .map(|pipe| (pipe.from.0, pipe.to.0))
+                .filter(|(from, to)| *from == host || *to == host)
+                .collect();
+            links.into_iter().for_each(|(from, to)| switch.redeliver(from, to));
+        }
+        drop(switch);
+        self.changed.notify_waiters();
+    }
+
     pub fn mend_all(&self) {
+        let frozen: Vec<_> = self.state.lock().frozen.iter().copied().collect();
+        frozen.into_iter().for_each(|host| self.thaw(host));
         let cut: Vec<_> = self.state.lock().cut.iter().copied().collect();
         cut.into_iter().for_each(|(from, to)| self.mend(from, to));
         self.state.lock().slow.clear();
@@ -242,7 +267,7 @@ impl Switch {
     }
 
     pub fn is_cut(&self, from: Host, to: Host) -> bool {
-        self.cut.contains(&(from, to))
+        self.cut.contains(&(from, to)) || self.frozen.contains(&from) || self.frozen.contains(&to)
     }
 
     /// Whether the process at this end of a pipe still runs.

@@ -96,6 +96,11 @@ impl Witness {
         }
     }
 
+    /// Everything below was shown to some reader.
+    pub fn reached(&self) -> Position {
+        Position(self.0.state.lock().shown.keys().next_back().map_or(0, |last| last + 1))
+    }
+
     /// Everything that readers were shown, by position.
     pub fn entries(&self) -> Vec<(Position, Bytes)> {
         let state = self.0.state.lock();

@@ -19,6 +19,10 @@ use super::witness::Witness;
 
 pub struct World {
     pub profile: Profile,
+    /// The one machine whose disk forgets, if there is one.
+    pub bad_disk: parking_lot::Mutex<Option<Host>>,
+    /// A bug that should be found.
+    pub plant: Option<Plant>,
     pub wire: Wire,
     pub trace: Trace,
     pub witness: Witness,
@@ -49,7 +53,7 @@ impl World {
         }
         let witness = Witness::new(trace.clone());
         let name = "simulated".parse().expect("a good name");
-        let world = Arc::new(World { profile, wire, trace, witness, nodes, name });
+        let world = Arc::new(World { profile, bad_disk: Default::default(), plant, wire, trace, witness, nodes, name });
         tokio::spawn(world.clone().watch());
         world
     }

@@ -4,6 +4,7 @@
 //! Every seed is a process of its own: `chaos sim`. SIM_SEEDS says how many drawn worlds there are,
 //! SIM_FIRST with which they begin.
 
+mod adapters;
 mod fatal;
 
 use std::process::{Command, Output, Stdio};

@@ -30,6 +30,8 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 pub enum Stream {
     Tcp(tokio::net::TcpStream),
     Unix(tokio::net::UnixStream),
+    /// Somebody else accepted it.
+    Given(Box<dyn Io>),
 }
 
 pub type Certificates = Reloading<rustls::ServerConfig, FrontTls>;
@@ -50,11 +52,13 @@ impl Front {
             return match stream {
                 Stream::Tcp(stream) => self.speak(stream, watcher).await,
                 Stream::Unix(stream) => self.speak(Box::new(stream) as Box<dyn Io>, watcher).await,
+                Stream::Given(stream) => self.speak(stream, watcher).await,
             };
         };
         let bare: Box<dyn Io> = match stream {
             Stream::Tcp(stream) => Box::new(stream),
             Stream::Unix(stream) => Box::new(stream),
+            Stream::Given(stream) => stream,
         };
         let secured = async {
             let config = tokio::task::spawn_blocking(move || tls.current()).await.map_err(std::io::Error::other)?;

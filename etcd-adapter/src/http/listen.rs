@@ -13,6 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use hyper_util::server::graceful::GracefulShutdown;
+use journal_client::transport::Io;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -35,6 +36,8 @@ pub struct Door {
 enum Socket {
     Tcp(TcpListener),
     Unix(UnixListener, PathBuf),
+    /// Somebody else accepts.
+    Given(tokio::sync::Mutex<mpsc::Receiver<Box<dyn Io>>>),
 }
 
 impl Door {
@@ -66,11 +69,17 @@ impl Door {
         }
     }
 
+    /// A door through which connections come that somebody else accepted. They stay on this runtime.
+    pub fn given(connections: mpsc::Receiver<Box<dyn Io>>, url: Url) -> Door {
+        Door { socket: Socket::Given(tokio::sync::Mutex::new(connections)), url }
+    }
+
     /// Where clients really find it: the port that was asked for may have been 0.
     pub fn address(&self) -> String {
         match &self.socket {
             Socket::Tcp(listener) => listener.local_addr().map(|at| at.to_string()).unwrap_or_default(),
             Socket::Unix(_, path) => path.display().to_string(),
+            Socket::Given(_) => self.url.text.clone(),
         }
     }
 
@@ -103,6 +112,10 @@ impl Door {
                 Ok(Stream::Tcp(stream))
             }
             Socket::Unix(listener, _) => Ok(Stream::Unix(listener.accept().await?.0)),
+            Socket::Given(connections) => match connections.lock().await.recv().await {
+                Some(connection) => Ok(Stream::Given(connection)),
+                None => std::future::pending().await,
+            },
         }
     }
 }
@@ -164,6 +177,9 @@ impl Threads {
             let _ = tokio::time::timeout(grace, own.shutdown()).await;
         }
         let handles = std::mem::take(&mut *self.handles.lock());
+        if handles.is_empty() {
+            return;
+        }
         let joined = tokio::task::spawn_blocking(move || handles.into_iter().for_each(|thread| drop(thread.join())));
         let _ = tokio::time::timeout(grace + PAUSE, joined).await;
     }
@@ -220,6 +236,7 @@ mod std_stream {
             Ok(match stream {
                 super::Stream::Tcp(stream) => Stream::Tcp(stream.into_std()?),
                 super::Stream::Unix(stream) => Stream::Unix(stream.into_std()?),
+                super::Stream::Given(_) => return Err(io::Error::other("it has no descriptor")),
             })
         }
 

@@ -17,7 +17,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 pub use outbox::Seen;
-use outbox::{Asked, Outbox, Turn};
+use outbox::{Asked, Asker, Outbox, Turn};
 pub use task::{Myself, Proposals};
 
 use crate::command::Command;
@@ -25,6 +25,8 @@ use crate::mvcc::Reply;
 
 /// Bytes of commands that may wait or be under way together.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+/// What an adapter says by itself is sent within this time, or not at all.
+const SAYING_MAX: Duration = Duration::from_secs(2);
 /// What a command costs beside its bytes.
 const COMMAND_OVERHEAD_BYTES: usize = 128;
 
@@ -97,7 +99,7 @@ impl Proposer {
             if inbox.no_room_until.is_some_and(|until| until > Instant::now()) && !is_urgent(&command) {
                 return Err(Failed::NoRoom);
             }
-            inbox.waiting.push_back(Asked { command, bytes, answer: Some(answer) });
+            inbox.waiting.push_back(Asked { command, bytes, asker: Asker::Waits(answer) });
         }
         self.shared.wake.notify_one();
         match timeout_at(deadline, outcome).await {
@@ -107,10 +109,13 @@ impl Proposer {
         }
     }
 
-    /// Proposes something of this adapter's own, and waits for nothing.
+    /// Proposes something of this adapter's own, and waits for nothing. What cannot be sent soon is
+    /// forgotten: whoever said it looks again, and knows more by then. A lease that ended before an outage
+    /// must not end at the first moment after it, before its owner could say a word.
     pub fn say(&self, command: Command) {
         let bytes = size_of(&command);
-        self.shared.inbox.lock().waiting.push_back(Asked { command, bytes, answer: None });
+        let asker = Asker::NobodyAfter(Instant::now() + SAYING_MAX);
+        self.shared.inbox.lock().waiting.push_back(Asked { command, bytes, asker });
         self.shared.wake.notify_one();
     }
 
@@ -154,7 +159,7 @@ impl Proposer {
         }
         for (sent, replies) in answered {
             for (asked, reply) in sent.commands.into_iter().zip(replies) {
-                if let Some(answer) = asked.answer {
+                if let Asker::Waits(answer) = asked.asker {
                     let _ = answer.send(Ok(reply));
                 }
             }

@@ -17,17 +17,26 @@ use super::Outcome;
 use crate::command::Command;
 use crate::mvcc::Reply;
 
-/// One command with the one who waits for it. Without one (a beat's companion, an expiry) nobody does.
+/// One command with the one who waits for it, or, of this adapter's own, with the moment at which it is
+/// out of date.
 pub struct Asked {
     pub command: Command,
     pub bytes: usize,
-    pub answer: Option<oneshot::Sender<Outcome>>,
+    pub asker: Asker,
+}
+
+pub enum Asker {
+    Waits(oneshot::Sender<Outcome>),
+    NobodyAfter(Instant),
 }
 
 impl Asked {
-    /// Whether somebody still wants it. What nobody waits for from the start is always wanted.
+    /// Whether somebody still wants it.
     pub fn wanted(&self) -> bool {
-        self.answer.as_ref().is_none_or(|answer| !answer.is_closed())
+        match &self.asker {
+            Asker::Waits(answer) => !answer.is_closed(),
+            Asker::NobodyAfter(until) => Instant::now() < *until,
+        }
     }
 }
 

@@ -13,12 +13,14 @@ use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::outbox::{Asked, Outbox, Sent, Turn};
+use super::outbox::{Asked, Asker, Outbox, Sent, Turn};
 use super::{Failed, Inbox, Proposer, Shared, WAITING_BYTES_MAX, is_urgent};
 use crate::command::{self, Beat, EntryBody, Hello};
 
-/// A batch is at most this long, or one command.
+/// A batch is at most this long, or one command; less where the journal takes less.
 const BATCH_BYTES_MAX: usize = 256 << 10;
+/// What an entry holds beside its commands, at most.
+const ENVELOPE_BYTES_MAX: usize = 4 << 10;
 /// The level that every command known to this program needs.
 const COMMANDS_LEVEL: u32 = 1;
 /// Entries under way at once. More would make batches smaller, and each costs every replica.
@@ -50,6 +52,7 @@ pub struct Proposals {
     nonce: Nonces,
     hello: Option<Entry>,
     beat_due: bool,
+    batch_bytes_max: usize,
     /// The present stream has acknowledged something.
     acknowledged: bool,
 }
@@ -100,9 +103,17 @@ impl Proposals {
             nonce: Box::new(nonce),
             hello: None,
             beat_due: true,
+            batch_bytes_max: BATCH_BYTES_MAX,
             acknowledged: false,
         };
         (Proposer { shared }, proposals)
+    }
+
+    /// Keeps batches so short that the journal takes them: one that it never takes would be sent again for
+    /// ever.
+    pub fn fit_into(&mut self, entry_bytes_max: u64) {
+        let room = usize::try_from(entry_bytes_max).unwrap_or(usize::MAX).saturating_sub(ENVELOPE_BYTES_MAX);
+        self.batch_bytes_max = self.batch_bytes_max.min(room);
     }
 
     /// Speaks until told to stop, or until it must not any more.
@@ -282,11 +293,11 @@ impl Proposals {
             if !asked.wanted() {
                 continue;
             }
-            match asked.answer {
-                Some(answer) if no_room && !is_urgent(&asked.command) => {
+            match asked.asker {
+                Asker::Waits(answer) if no_room && !is_urgent(&asked.command) => {
                     let _ = answer.send(Err(Failed::NoRoom));
                 }
-                answer => inbox.waiting.push_front(Asked { answer, ..asked }),
+                asker => inbox.waiting.push_front(Asked { asker, ..asked }),
             }
         }
     }
@@ -297,7 +308,7 @@ impl Proposals {
         let producer = outbox.speaking_as()?;
         let (asked, riders) = {
             let mut inbox = self.shared.inbox.lock();
-            let asked = take_batch(&mut inbox.waiting);
+            let asked = take_batch(&mut inbox.waiting, self.batch_bytes_max);
             if asked.is_empty() && !self.beat_due {
                 return None;
             }
@@ -308,11 +319,11 @@ impl Proposals {
         let urgent = asked.iter().all(|asked| is_urgent(&asked.command));
         // The commands go into the body, and come back out of it: nothing is copied.
         let (commands, askers): (Vec<_>, Vec<_>) =
-            asked.into_iter().map(|asked| (asked.command, (asked.bytes, asked.answer))).unzip();
+            asked.into_iter().map(|asked| (asked.command, (asked.bytes, asked.asker))).unzip();
         let body = EntryBody { producer, seq, level: COMMANDS_LEVEL, beat, commands };
         let payload = command::encode(&body);
         let asked = body.commands.into_iter().zip(askers);
-        let asked = asked.map(|(command, (bytes, answer))| Asked { command, bytes, answer }).collect();
+        let asked = asked.map(|(command, (bytes, asker))| Asked { command, bytes, asker }).collect();
         let entry = if urgent { Entry::urgent(payload) } else { Entry::new(payload) };
         let first_sent = Instant::now();
         outbox.unresolved.push_back(Sent { seq, entry: entry.clone(), commands: asked, riders, first_sent });
@@ -332,11 +343,11 @@ impl Proposals {
 }
 
 /// As many of the commands that are still wanted as fit into one entry.
-fn take_batch(waiting: &mut VecDeque<Asked>) -> Vec<Asked> {
+fn take_batch(waiting: &mut VecDeque<Asked>, bytes_max: usize) -> Vec<Asked> {
     let mut batch: Vec<Asked> = Vec::new();
     let mut bytes = 0;
     while let Some(asked) = waiting.front() {
-        let fits = batch.is_empty() || bytes + asked.bytes <= BATCH_BYTES_MAX;
+        let fits = batch.is_empty() || bytes + asked.bytes <= bytes_max;
         if asked.wanted() && !fits {
             break;
         }
@@ -358,4 +369,54 @@ async fn next_ticket(tickets: &mut VecDeque<(u64, bool, Ticket)>) -> (u64, bool,
     .await;
     let (seq, first, _) = tickets.pop_front().expect("its outcome has just come");
     (seq, first, outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use journal_client::MemoryJournal;
+
+    use super::*;
+    use crate::command::Command;
+    use crate::proposal::SAYING_MAX;
+
+    /// It would end a lease at the first moment after an outage, ahead of every renewal that waits.
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_lease_that_could_not_be_sent_at_once_is_not_sent_later() {
+        let journal = Arc::new(MemoryJournal::new("saying"));
+        let myself = Myself { name: "a".into(), peer_urls: Vec::new(), client_urls: Vec::new() };
+        let beat = || Beat { applied: Position(1), hash: 0, flushed: Position(1), level: 1, ready: true };
+        let (proposer, proposals) = Proposals::new(journal, myself, Position::NONE, Duration::from_secs(7), beat, || 1);
+        let expire = Command::Expire { lease: 1, renewed_at: Position(3) };
+        let batch = || take_batch(&mut proposals.shared.inbox.lock().waiting, BATCH_BYTES_MAX).len();
+        proposer.say(expire.clone());
+        assert_eq!(batch(), 1);
+        proposer.say(expire);
+        tokio::time::advance(SAYING_MAX).await;
+        assert_eq!(batch(), 0);
+    }
+
+    /// It would be refused and sent again, for ever.
+    #[tokio::test]
+    async fn no_batch_is_longer_than_an_entry_of_the_journal_may_be() {
+        let journal = Arc::new(MemoryJournal::new("saying"));
+        let myself = Myself { name: "a".into(), peer_urls: Vec::new(), client_urls: Vec::new() };
+        let beat = || Beat { applied: Position(1), hash: 0, flushed: Position(1), level: 1, ready: true };
+        let (proposer, mut proposals) =
+            Proposals::new(journal, myself, Position::NONE, Duration::from_secs(7), beat, || 1);
+        let entry_bytes_max = 128 << 10;
+        proposals.fit_into(entry_bytes_max);
+        for _ in 0..100 {
+            let put = crate::command::Put { value: vec![7; 10 << 10].into(), ..Default::default() };
+            proposer.say(Command::Put(put));
+        }
+        let mut left = 100;
+        while left > 0 {
+            let batch = take_batch(&mut proposals.shared.inbox.lock().waiting, proposals.batch_bytes_max);
+            left -= batch.len();
+            let commands = batch.into_iter().map(|asked| asked.command).collect();
+            let beat = Some(beat());
+            let body = EntryBody { producer: Position(u64::MAX), seq: u64::MAX, level: 1, beat, commands };
+            assert!(command::encode(&body).len() as u64 <= entry_bytes_max);
+        }
+    }
 }

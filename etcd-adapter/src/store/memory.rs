@@ -25,7 +25,7 @@ struct Content {
     unflushed_bytes: u64,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Undo {
     Row(At),
     Record(Vec<u8>, Option<Bytes>),
@@ -47,6 +47,14 @@ impl Memory {
             }
         }
         content.unflushed_bytes = 0;
+    }
+
+    /// A store of its own with the same content.
+    pub fn copy(&self) -> Memory {
+        let content = self.content.read();
+        let (log, meta) = (content.log.clone(), content.meta.clone());
+        let content = Content { log, meta, undo: content.undo.clone(), unflushed_bytes: content.unflushed_bytes };
+        Memory { content: RwLock::new(content) }
     }
 
     /// How many rows there are, known to the index or not.
