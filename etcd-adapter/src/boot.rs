@@ -7,6 +7,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -17,10 +18,14 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Config, Source, fits};
 use crate::mvcc::State;
+use crate::room::Room;
 use crate::store::{Memory, Origin, Store};
 
 /// Between attempts to reach the journal.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a store may still be held by whoever had it last.
+const LET_GO_TRIES: u32 = 50;
+const LET_GO_EVERY: Duration = Duration::from_millis(100);
 /// Entries of an ephemeral journal may be as large as any request allowed.
 const EPHEMERAL_ENTRY_BYTES: usize = 16 << 20;
 
@@ -31,6 +36,8 @@ pub struct Boot {
     pub cluster_id: u64,
     pub store: Store,
     pub state: State,
+    /// Of a store that has a directory.
+    pub room: Option<Room>,
 }
 
 /// Opens the journal, creating it if it is absent, and says what it is. Waits for as long as it takes.
@@ -79,15 +86,31 @@ pub async fn boot(config: &Config, journal: Arc<dyn Journal>, description: Descr
         0 => 1,
         id => id,
     };
+    let room = match &config.source {
+        Source::Ephemeral => None,
+        Source::Cluster(_) => {
+            std::fs::create_dir_all(&config.data_dir)
+                .with_context(|| format!("cannot make {}", config.data_dir.display()))?;
+            Some(Room::begin(&config.data_dir, config.space)?)
+        }
+    };
     let (store, state) = match &config.source {
         Source::Ephemeral => (Store::memory(Arc::new(Memory::new())), State::new(cluster_id)),
         Source::Cluster(_) => open_store(config, &*journal, &description, cluster_id).await?,
     };
-    Ok(Boot { journal, description, cluster_id, store, state })
+    Ok(Boot { journal, description, cluster_id, store, state, room })
+}
+
+static STORES_DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How often this process has dropped its store because others disagreed with it.
+pub fn stores_dropped() -> u64 {
+    STORES_DROPPED.load(Ordering::Relaxed)
 }
 
 /// Deletes the local store, which is filled anew from the journal at the next start.
 pub fn drop_store(config: &Config) -> std::io::Result<()> {
+    STORES_DROPPED.fetch_add(1, Ordering::Relaxed);
     match std::fs::remove_dir_all(config.data_dir.join("store")) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         done => done,
@@ -112,7 +135,7 @@ async fn open_store(
             }
         }
     };
-    let found = engine(&dir).and_then(|store| Ok((store.load()?, store)));
+    let found = open_engine(&dir).await.and_then(|store| Ok((store.load()?, store)));
     let why = match found {
         Ok((Some((origin, state)), store)) => {
             if state.applied() > tail.tail && origin.cluster == cluster_id && origin.journal == description.id {
@@ -139,7 +162,7 @@ async fn open_store(
     tracing::warn!("the store in {} is deleted, and filled anew: {why}", dir.display());
     std::fs::remove_dir_all(&dir).with_context(|| format!("cannot delete {}", dir.display()))?;
     std::fs::create_dir_all(&dir)?;
-    fresh(engine(&dir)?, tail.start, cluster_id)
+    fresh(open_engine(&dir).await?, tail.start, cluster_id)
 }
 
 fn fresh(store: Store, start: Position, cluster_id: u64) -> anyhow::Result<(Store, State)> {
@@ -178,6 +201,20 @@ async fn unusable(
         run.entries.first().is_some_and(|entry| entry.position == origin.entry && entry.crc == origin.checksum)
     });
     (!same).then(|| format!("its entry at {} is not the journal's", origin.entry))
+}
+
+/// Opens the engine. What held it a moment ago (a process that ends, work in the background of an
+/// adapter that began anew) may still be about to let go.
+async fn open_engine(dir: &Path) -> Result<Store, crate::store::StoreError> {
+    for _ in 0..LET_GO_TRIES {
+        match engine(dir) {
+            Err(crate::store::StoreError::Engine(why)) if why.contains("lock") => {
+                tokio::time::sleep(LET_GO_EVERY).await
+            }
+            opened => return opened,
+        }
+    }
+    engine(dir)
 }
 
 #[cfg(feature = "rocksdb")]

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::outbox::{Asked, Outbox, Sent, Turn};
 use super::{Failed, Inbox, Proposer, Shared, WAITING_BYTES_MAX, is_urgent};
 use crate::command::{self, Beat, EntryBody, Hello};
+use crate::meters::Meters;
 
 /// A batch is at most this long, or one command.
 const BATCH_BYTES_MAX: usize = 256 << 10;
@@ -38,6 +39,9 @@ pub struct Myself {
     pub client_urls: Vec<String>,
 }
 
+/// A ticket, with the number it stands for (0 is the Hello's), whether its entry was never sent before,
+/// and since when it is under way.
+type Flying = (u64, bool, Instant, Ticket);
 type Beats = Box<dyn Fn() -> Beat + Send + Sync>;
 type Nonces = Box<dyn FnMut() -> u64 + Send + Sync>;
 
@@ -48,6 +52,7 @@ pub struct Proposals {
     myself: Myself,
     beat: Beats,
     nonce: Nonces,
+    meters: Arc<Meters>,
     hello: Option<Entry>,
     beat_due: bool,
     /// The present stream has acknowledged something.
@@ -98,11 +103,18 @@ impl Proposals {
             myself,
             beat: Box::new(beat),
             nonce: Box::new(nonce),
+            meters: Arc::default(),
             hello: None,
             beat_due: true,
             acknowledged: false,
         };
         (Proposer { shared }, proposals)
+    }
+
+    /// Measures here what is measured.
+    pub fn measured_by(mut self, meters: Arc<Meters>) -> Proposals {
+        self.meters = meters;
+        self
     }
 
     /// Speaks until told to stop, or until it must not any more.
@@ -152,8 +164,7 @@ impl Proposals {
         if self.must_greet() {
             self.prepare_hello();
         }
-        // Each ticket with the number it stands for; 0 is the Hello's.
-        let mut tickets: VecDeque<(u64, bool, Ticket)> = VecDeque::new();
+        let mut tickets: VecDeque<Flying> = VecDeque::new();
         match &self.hello {
             Some(hello) => self.send(&*appender, &mut tickets, vec![(0, false, hello.clone())]).await,
             None => {
@@ -185,10 +196,12 @@ impl Proposals {
             }
             tokio::select! {
                 biased;
-                (seq, first, outcome) = next_ticket(&mut tickets) => {
+                (seq, first, sent, outcome) = next_ticket(&mut tickets) => {
+                    self.meters.appends_failed.add(u64::from(outcome.is_err()));
                     match outcome {
                         Ok(position) => {
                             self.acknowledged = true;
+                            self.meters.append.observe(sent.elapsed());
                             if first
                                 && let Turn::Contradiction { .. } = self.shared.outbox.lock().acknowledge(seq, position)
                             {
@@ -214,15 +227,11 @@ impl Proposals {
         }
     }
 
-    async fn send(
-        &self,
-        appender: &dyn Appender,
-        tickets: &mut VecDeque<(u64, bool, Ticket)>,
-        entries: Vec<(u64, bool, Entry)>,
-    ) {
+    async fn send(&self, appender: &dyn Appender, tickets: &mut VecDeque<Flying>, entries: Vec<(u64, bool, Entry)>) {
         let marks: Vec<_> = entries.iter().map(|(seq, first, _)| (*seq, *first)).collect();
+        let began = Instant::now();
         let sent = appender.append(entries.into_iter().map(|(_, _, entry)| entry).collect()).await;
-        tickets.extend(marks.into_iter().zip(sent).map(|((seq, first), ticket)| (seq, first, ticket)));
+        tickets.extend(marks.into_iter().zip(sent).map(|((seq, first), ticket)| (seq, first, began, ticket)));
     }
 
     /// What the applier's news ask for.
@@ -350,12 +359,12 @@ fn take_batch(waiting: &mut VecDeque<Asked>) -> Vec<Asked> {
 }
 
 /// The next answer of the stream. Without a ticket, never.
-async fn next_ticket(tickets: &mut VecDeque<(u64, bool, Ticket)>) -> (u64, bool, Result<Position, AppendError>) {
+async fn next_ticket(tickets: &mut VecDeque<Flying>) -> (u64, bool, Instant, Result<Position, AppendError>) {
     let outcome = poll_fn(|context| match tickets.front_mut() {
-        Some((_, _, ticket)) => Pin::new(ticket).poll(context),
+        Some((_, _, _, ticket)) => Pin::new(ticket).poll(context),
         None => std::task::Poll::Pending,
     })
     .await;
-    let (seq, first, _) = tickets.pop_front().expect("its outcome has just come");
-    (seq, first, outcome)
+    let (seq, first, sent, _) = tickets.pop_front().expect("its outcome has just come");
+    (seq, first, sent, outcome)
 }

@@ -5,9 +5,15 @@
 // A test that cannot go on says why by failing.
 #![allow(clippy::unwrap_used)]
 
+mod dashboards;
+mod divergence;
+mod hurt;
 mod keys;
 mod leases;
+mod silence;
+mod space;
 mod speaking;
 mod transport;
+mod upkeep;
 mod watches;
 mod world;
