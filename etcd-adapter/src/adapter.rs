@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::applier::{Applier, Audience, Standing, Standings};
+use crate::applier::{Applier, Audience, Fatal, Standing, Standings};
+use crate::auto_compaction::Schedule;
 use crate::boot::{self, Boot};
 use crate::command::{AlarmAction, AlarmKind, Beat, Command, LEVEL};
 use crate::config::{AutoCompaction, Config, ServerTls, Url};
@@ -22,6 +23,7 @@ use crate::http::connection::{Certificates, Front};
 use crate::http::listen::{Door, Threads};
 use crate::http::pages::{Check, Pages, Vitals};
 use crate::lease_clock::{self, LeaseClock};
+use crate::meters::Meters;
 use crate::proposal::{Myself, Proposals};
 use crate::reads::Reads;
 use crate::watch::Hub;
@@ -34,8 +36,8 @@ const STALLED: Duration = Duration::from_secs(10);
 const COMPACTION_TICK: Duration = Duration::from_secs(1);
 /// How often it is seen whether there is room again.
 const DISARM_TICK: Duration = Duration::from_secs(1);
-/// In revision mode etcd compacts so often.
-const COMPACTION_BY_REVISION: Duration = Duration::from_secs(300);
+/// How often it is seen how much room the store has left.
+const ROOM_TICK: Duration = Duration::from_secs(1);
 
 /// An adapter that runs.
 pub struct Adapter {
@@ -88,6 +90,7 @@ impl Adapter {
         let front = |services: Option<Services>, door: &Door| Front {
             services,
             pages: pages.clone(),
+            meters: vitals.meters.clone(),
             tls: tls.clone().filter(|_| door.url.tls),
             transport: config.transport,
         };
@@ -136,8 +139,22 @@ impl Adapter {
         first_failure(&mut self.tasks).await
     }
 
+    /// What a failure asks for: if only the store is wrong, it is dropped, and another start replays the
+    /// journal. Everything else is returned, and ends the process.
+    pub async fn give_way(self, config: &Config, error: anyhow::Error) -> anyhow::Result<()> {
+        match error.downcast_ref() {
+            Some(Fatal::Diverged { position }) => {
+                tracing::error!(%position, "the store is dropped, and filled anew from the journal: {error}");
+                self.abandon().await;
+                Ok(boot::drop_store(config)?)
+            }
+            // What cannot be believed any more is not served for a moment longer.
+            _ => Err(error),
+        }
+    }
+
     /// Stops at once: what it would still answer cannot be believed.
-    pub async fn abandon(mut self) {
+    async fn abandon(mut self) {
         self.closing.cancel();
         self.stop.cancel();
         self.threads.finish(Duration::ZERO).await;
@@ -194,9 +211,11 @@ async fn begin(
     tasks: &mut JoinSet<anyhow::Result<()>>,
     vitals: &Health,
 ) -> anyhow::Result<Arc<Shared>> {
-    let Boot { journal, description, cluster_id, store, state } = boot;
+    let Boot { journal, description, cluster_id, store, state, room } = boot;
     let mut applier = Applier::new(state, store, description.id, env.drive);
     let standing = applier.standing.clone();
+    let meters = vitals.meters.clone();
+    applier.meters = meters.clone();
     let target = loop {
         match journal.check_tail().await {
             Ok(tail) => break tail,
@@ -222,11 +241,12 @@ async fn begin(
     let nonce = move || chance.next();
     let (proposer, mut proposals) = Proposals::new(journal.clone(), myself, current, timeout, beat, nonce);
     proposals.fit_into(description.entry_bytes_max);
+    let proposals = proposals.measured_by(meters.clone());
     let reads = Reads::new(proposer.clone(), view.applied(), target, timeout);
     let hub = Hub::new(view.revision());
     let chance = env.chance.clone();
     let jitter = move |below| chance.below(below);
-    let leases = Arc::new(Mutex::new(LeaseClock::new(Instant::now(), jitter)));
+    let leases = Arc::new(Mutex::new(LeaseClock::new(Instant::now(), config.silence, jitter)));
     let shared = Arc::new(Shared {
         config: config.clone(),
         cluster_id,
@@ -237,7 +257,9 @@ async fn begin(
         reads: reads.clone(),
         hub: hub.clone(),
         leases: leases.clone(),
-        calls: Arc::new(Calls::default()),
+        calls: Arc::new(Calls::new(config.extensive_metrics)),
+        meters: meters.clone(),
+        room,
         stopping: closing.clone(),
     });
     let (born, mut told) = tokio::sync::watch::channel(false);
@@ -261,7 +283,7 @@ async fn begin(
     }
     {
         let (journal, stop) = (journal.clone(), stop.clone());
-        tasks.spawn(async move { Ok(reads.run(journal, stop).await?) });
+        tasks.spawn(async move { Ok(reads.run(journal, meters, stop).await?) });
     }
     {
         let stop = stop.clone();
@@ -270,6 +292,7 @@ async fn begin(
     until_stop(tasks, stop, run_lease_clock(shared.clone()));
     until_stop(tasks, stop, auto_compact(shared.clone()));
     until_stop(tasks, stop, auto_disarm(shared.clone()));
+    until_stop(tasks, stop, watch_room(shared.clone()));
     // Whoever is answered must know which member answered him.
     tokio::select! {
         biased;
@@ -316,49 +339,31 @@ async fn run_lease_clock(shared: Arc<Shared>) {
 
 /// Compacts by itself, where this adapter leads.
 async fn auto_compact(shared: Arc<Shared>) {
-    let mode = shared.config.compaction;
-    let mut samples: std::collections::VecDeque<(Instant, i64)> = Default::default();
-    let mut last = Instant::now();
+    if shared.config.compaction == AutoCompaction::Off {
+        return;
+    }
+    let mut schedule = Schedule::new(shared.config.compaction, Instant::now());
     loop {
         tokio::time::sleep(COMPACTION_TICK).await;
-        let revision = shared.view.revision();
-        let target = match mode {
-            AutoCompaction::Off => return,
-            AutoCompaction::Revisions(keep) => {
-                if last.elapsed() < COMPACTION_BY_REVISION {
-                    continue;
-                }
-                revision - keep
-            }
-            AutoCompaction::Periodic(retention) => {
-                // A sample every tenth of the retention, and a compaction every hour or retention.
-                if samples.back().is_none_or(|(at, _)| at.elapsed() >= retention / 10) {
-                    samples.push_back((Instant::now(), revision));
-                }
-                if last.elapsed() < retention.min(Duration::from_secs(3600)) {
-                    continue;
-                }
-                let old = samples.iter().take_while(|(at, _)| at.elapsed() >= retention).count();
-                let Some((_, target)) = samples.drain(..old).next_back() else { continue };
-                target
-            }
-        };
-        last = Instant::now();
+        let Some(revision) = schedule.due(Instant::now(), shared.view.revision()) else { continue };
         let leads = shared.view.with_state(|state| Some(&state.leader()) == shared.member_id.get());
-        if leads && target > shared.view.compact_revision().max(0) {
-            tracing::info!(revision = target, "compacting by itself");
-            let _ = shared.proposer.propose(Command::Compact { revision: target }).await;
+        if leads && revision > shared.view.compact_revision().max(0) {
+            tracing::info!(revision, "compacting by itself");
+            let _ = shared.proposer.propose(Command::Compact { revision }).await;
         }
     }
 }
 
 /// Ends the NOSPACE alarms once there is room again, where the operator wants that.
 async fn auto_disarm(shared: Arc<Shared>) {
-    let Some(quota) = shared.config.limits.quota_bytes.filter(|_| shared.config.auto_disarm) else { return };
+    if !shared.config.auto_disarm {
+        return;
+    }
+    let quota = shared.config.limits.quota_bytes.unwrap_or(u64::MAX);
     loop {
         tokio::time::sleep(DISARM_TICK).await;
         // Well below, so that the next write does not raise it again.
-        if shared.view.logical_bytes() > quota / 10 * 9 {
+        if shared.view.logical_bytes() > quota / 10 * 9 || shared.is_tight() {
             continue;
         }
         let raised: Vec<_> = shared.view.with_state(|state| state.alarms().collect());
@@ -370,9 +375,37 @@ async fn auto_disarm(shared: Arc<Shared>) {
     }
 }
 
+/// Raises the alarm while the store can still do what makes room.
+async fn watch_room(shared: Arc<Shared>) {
+    let Some(room) = &shared.room else { return };
+    let mut ballast = false;
+    loop {
+        if !ballast {
+            ballast = room.keep_ballast().unwrap_or_else(|error| {
+                tracing::warn!("no ballast can be kept: {error}");
+                true
+            });
+        }
+        let was = room.is_tight();
+        match room.look() {
+            Ok(true) => {
+                if !was {
+                    tracing::error!("the store has less room left than its reserve: writes end");
+                }
+                shared.raise_no_space();
+            }
+            Ok(false) if was => tracing::info!("the store has room again; the NOSPACE alarm is to be disarmed"),
+            Ok(false) => {}
+            Err(error) => tracing::warn!("the room left cannot be measured: {error}"),
+        }
+        tokio::time::sleep(ROOM_TICK).await;
+    }
+}
+
 /// What probes are told.
 #[derive(Default)]
 struct Health {
+    meters: Arc<Meters>,
     /// Set once clients are served.
     shared: OnceLock<Arc<Shared>>,
     ready: Arc<std::sync::atomic::AtomicBool>,

@@ -4,7 +4,7 @@
 //! never in another: publishes what can be read, tells the watchers, answers those who wait. A store
 //! that fails ends the process; an entry above this program's level stops apply and keeps its place.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -16,9 +16,11 @@ use proto::{JournalId, Position};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
+use crate::agreement::{Agreement, Verdict};
 use crate::command::{self, Beat, Command, DecodeError, EntryBody};
 use crate::env::Drive;
 use crate::lease_clock::LeaseClock;
+use crate::meters::Meters;
 use crate::mvcc::{Answer, Applied, MetaKey, Outcome, Refusal, Row, Skipped, State, ValueLost};
 use crate::proposal::{Proposer, Seen};
 use crate::reads::Reads;
@@ -26,14 +28,10 @@ use crate::store::{Batch, Origin, Staged, Store, StoreError};
 use crate::view::{Published, ReadError, View};
 use crate::watch::Hub;
 
-/// State hashes that are kept, to be compared with what other adapters say.
-const HASHES_MAX: usize = 1 << 16;
 /// Runs that are at hand are applied together, up to so many.
 const RUNS_MAX: usize = 64;
 /// Between attempts to read the tail.
 const RETRY: Duration = Duration::from_millis(100);
-/// Of two halves that disagree, the older begins anew at once, and the younger if that did not help.
-const TURN: Duration = Duration::from_secs(30);
 /// A tail that brings nothing for so long, while there is something to bring, is left.
 const STARVED: Duration = Duration::from_secs(2);
 /// Everything is flushed when so much was written, or so long ago.
@@ -43,6 +41,9 @@ const FLUSH_EVERY: Duration = Duration::from_secs(60);
 const FORGET_AFTER: Duration = Duration::from_secs(10);
 const FORGET_STEPS: usize = 256;
 const FORGET_EVERY: Duration = Duration::from_millis(20);
+/// Between two pieces of a sweep, at most.
+const REST_MIN: Duration = Duration::from_millis(1);
+const REST_MAX: Duration = Duration::from_secs(1);
 
 /// Why apply ended. All of these end the process.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +74,9 @@ pub struct Standing {
     pub stopped_by_level: Option<u32>,
     /// The last position at which another live adapter's state hash was not ours.
     pub disagrees: Option<Position>,
+    /// Beats of others that were compared, and those that said something else.
+    pub compared: u64,
+    pub disagreed: u64,
     pub terms: u64,
     pub last_term: u64,
 }
@@ -99,12 +103,11 @@ pub struct Applier {
     journal: JournalId,
     drive: Drive,
     pub standing: Standings,
+    pub meters: Arc<Meters>,
     audience: Option<Audience>,
     /// The last own producer that was born.
     own: Option<Position>,
-    hashes: VecDeque<(Position, u128)>,
-    /// The live producers that this one was compared with: whether they agree, and since when.
-    compared: BTreeMap<Position, (bool, Instant)>,
+    agreement: Agreement,
     last_flush: Instant,
     flushing: Arc<AtomicBool>,
     /// What went wrong beside apply: it ends the process as if it had been here.
@@ -125,6 +128,8 @@ impl Applier {
             since: Instant::now(),
             stopped_by_level: None,
             disagrees: None,
+            compared: 0,
+            disagreed: 0,
             terms: 0,
             last_term: 0,
         };
@@ -135,10 +140,10 @@ impl Applier {
             journal,
             drive,
             standing: Arc::new(Mutex::new(standing)),
+            meters: Arc::default(),
             audience: None,
             own: None,
-            hashes: VecDeque::from([(applied, hash)]),
-            compared: BTreeMap::new(),
+            agreement: Agreement::new(applied, hash),
             last_flush: Instant::now(),
             flushing: Arc::default(),
             failure: Arc::default(),
@@ -256,6 +261,7 @@ impl Applier {
 
     /// Applies what was read, and makes it visible.
     fn apply(&mut self, runs: Vec<Run>) -> Result<(), Fatal> {
+        let began = Instant::now();
         let mut batch = Batch::default();
         let mut all: Vec<(EntryBody, Applied)> = Vec::new();
         let mut origin = None;
@@ -287,12 +293,18 @@ impl Applier {
                 let origin = Origin { cluster: state.cluster(), journal: self.journal, entry, checksum };
                 let sealed = batch.seal(&state, origin);
                 drop(state);
+                let began = Instant::now();
                 self.store.write(sealed)?;
+                self.meters.commit.observe(began.elapsed());
             }
             (published, hash)
         };
         let revision = published.revision;
         self.view.publish(published);
+        if !all.is_empty() {
+            self.meters.applied(began.elapsed());
+        }
+        all.iter().for_each(|(_, applied)| self.meters.entry(applied));
         {
             let mut standing = self.standing.lock();
             (standing.applied, standing.hash, standing.since) = (applied, hash, Instant::now());
@@ -341,16 +353,15 @@ impl Applier {
 
     /// Remembers what other adapters' beats are compared with, and what compactions leave to forget.
     fn note(&mut self, all: &[(EntryBody, Applied)], end: Position, hash: u128) -> Result<(), Fatal> {
-        self.hashes.extend(all.iter().map(|(_, applied)| (applied.position.next(), applied.hash)));
-        if self.hashes.back().is_none_or(|(last, _)| *last < end) {
-            self.hashes.push_back((end, hash));
+        for (_, applied) in all {
+            self.agreement.note(applied.position.next(), applied.hash);
         }
-        while self.hashes.len() > HASHES_MAX {
-            self.hashes.pop_front();
-        }
+        self.agreement.note(end, hash);
         for (body, applied) in all {
+            // What others said before this process spoke is history: who was wrong then may have begun
+            // anew since, and who replays the journal must not be judged by it.
             if let (Some(beat), Outcome::Taken) = (applied.beat, applied.outcome)
-                && Some(body.producer) != self.own
+                && self.own.is_some_and(|own| own != body.producer)
             {
                 self.compare(body.producer, beat)?;
             }
@@ -362,38 +373,31 @@ impl Applier {
         Ok(())
     }
 
-    /// Compares what another adapter said of itself with what this one was at that position. Whoever is
-    /// in the minority begins anew; where there is none, one after the other does.
+    /// Compares what another adapter said of itself with what this one was at that position.
     fn compare(&mut self, whose: Position, beat: Beat) -> Result<(), Fatal> {
-        let behind = self.hashes.partition_point(|(position, _)| *position <= beat.applied);
-        let Some((_, own)) = behind.checked_sub(1).and_then(|last| self.hashes.get(last)) else { return Ok(()) };
-        let agrees = *own == beat.hash;
-        let now = Instant::now();
         {
             let state = self.state.read();
-            self.compared.retain(|producer, _| state.producer(*producer).is_some());
-        }
-        let known = self.compared.entry(whose).or_insert((agrees, now));
-        if known.0 != agrees {
-            *known = (agrees, now);
-        }
-        let since = known.1;
-        if agrees {
-            if self.compared.values().all(|(agrees, _)| *agrees) {
-                self.standing.lock().disagrees = None;
-            }
-            return Ok(());
+            self.agreement.retain(|producer| state.producer(producer).is_some());
         }
         let position = beat.applied;
-        tracing::error!(producer = %whose, %position, "two adapters disagree about the state");
-        self.standing.lock().disagrees = Some(position);
-        let with_us = 1 + self.compared.values().filter(|(agrees, _)| *agrees).count();
-        let against = self.compared.values().filter(|(agrees, _)| !agrees).count();
-        let first = self.own.is_some_and(|own| self.compared.keys().all(|other| own < *other));
-        let our_turn = first || since.elapsed() > TURN;
-        match against > with_us || (against == with_us && our_turn) {
-            true => Err(Fatal::Diverged { position }),
-            false => Ok(()),
+        let verdict = self.agreement.compare(self.own, whose, beat, Instant::now());
+        let mut standing = self.standing.lock();
+        standing.compared += u64::from(verdict != Verdict::Unknown);
+        match verdict {
+            Verdict::Unknown => Ok(()),
+            Verdict::Agrees { all } => {
+                if all && let Some(position) = standing.disagrees.take() {
+                    tracing::info!(%position, "all adapters agree about the state again");
+                }
+                Ok(())
+            }
+            Verdict::Disagrees { give_way } => {
+                standing.disagreed += 1;
+                standing.disagrees = Some(position);
+                drop(standing);
+                tracing::error!(producer = %whose, %position, give_way, "two adapters disagree about the state");
+                if give_way { Err(Fatal::Diverged { position }) } else { Ok(()) }
+            }
         }
     }
 
@@ -473,9 +477,13 @@ impl Applier {
             self.last_flush = Instant::now();
             let (store, standing) = (self.store.clone(), self.standing.clone());
             let (flushing, failure) = (self.flushing.clone(), self.failure.clone());
+            let meters = self.meters.clone();
             // A flush takes its time, and apply does not wait for it.
             self.drive.begin(move || {
-                match store.flush().and_then(|()| store.flushed()) {
+                let began = Instant::now();
+                let flushed = store.flush().and_then(|()| store.flushed());
+                meters.flush.observe(began.elapsed());
+                match flushed {
                     Ok(flushed) => {
                         standing.lock().flushed = flushed.map_or(Position::NONE.next(), |flushed| flushed.applied);
                     }
@@ -494,23 +502,42 @@ impl Applier {
             return Ok(());
         };
         let forgotten = self.state.write().forget(floor.min(flushed.compact_revision), FORGET_STEPS);
+        self.meters.forgotten.add(forgotten as u64);
         if forgotten < FORGET_STEPS {
             self.compactions.pop_front();
-            let (store, failure) = (self.store.clone(), self.failure.clone());
-            self.drive.begin(move || {
-                loop {
-                    match store.sweep(floor) {
-                        Ok(true) => {}
-                        Ok(false) => break,
-                        Err(error) => {
-                            *failure.lock() = Some(error);
-                            break;
-                        }
-                    }
-                }
-            });
+            let sweep = sweep(self.store.clone(), floor, self.flushing.clone(), self.failure.clone(), self.drive);
+            tokio::spawn(sweep);
         }
         Ok(())
+    }
+}
+
+/// Drops what was forgotten, piece by piece. It rests as long as it works, and lets a flush go first:
+/// writes may have to wait for that.
+async fn sweep(
+    store: Store,
+    floor: i64,
+    flushing: Arc<AtomicBool>,
+    failure: Arc<Mutex<Option<StoreError>>>,
+    drive: Drive,
+) {
+    loop {
+        while flushing.load(Ordering::Acquire) {
+            sleep(FORGET_EVERY).await;
+        }
+        let began = Instant::now();
+        let piece = store.clone();
+        match drive.run(move || piece.sweep(floor)).await {
+            // A rest of no time would be none.
+            Some(Ok(true)) => sleep(began.elapsed().clamp(REST_MIN, REST_MAX)).await,
+            Some(Ok(false)) => return,
+            Some(Err(error)) => {
+                *failure.lock() = Some(error);
+                return;
+            }
+            // The next compaction begins a sweep again.
+            None => return,
+        }
     }
 }
 

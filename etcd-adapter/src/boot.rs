@@ -7,6 +7,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -20,10 +21,14 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::config::{Config, Source, fits};
 use crate::env::Shelf;
 use crate::mvcc::State;
+use crate::room::Room;
 use crate::store::{Memory, Origin, Store, StoreError};
 
 /// Between attempts to reach the journal.
 const RETRY: Duration = Duration::from_millis(500);
+/// How long a store may still be held by whoever had it last.
+const LET_GO_TRIES: u32 = 50;
+const LET_GO_EVERY: Duration = Duration::from_millis(100);
 /// Entries of an ephemeral journal may be as large as any request allowed.
 const EPHEMERAL_ENTRY_BYTES: usize = 16 << 20;
 
@@ -34,6 +39,8 @@ pub struct Boot {
     pub cluster_id: u64,
     pub store: Store,
     pub state: State,
+    /// Of a store that has a directory.
+    pub room: Option<Room>,
 }
 
 /// Opens the journal, creating it if it is absent, and says what it is. Waits for as long as it takes.
@@ -93,6 +100,14 @@ pub async fn boot(
         );
     }
     let cluster_id = cluster_id(&description);
+    let room = match (&config.source, &shelf) {
+        (Source::Ephemeral, _) | (_, Some(_)) => None,
+        (Source::Cluster(_), None) => {
+            std::fs::create_dir_all(&config.data_dir)
+                .with_context(|| format!("cannot make {}", config.data_dir.display()))?;
+            Some(Room::begin(&config.data_dir, config.space)?)
+        }
+    };
     let (store, state) = match &config.source {
         Source::Ephemeral => (Store::memory(Arc::new(Memory::new())), State::new(cluster_id)),
         Source::Cluster(_) => {
@@ -103,7 +118,14 @@ pub async fn boot(
             open_store(&*shelf, &*journal, &description, cluster_id).await?
         }
     };
-    Ok(Boot { journal, description, cluster_id, store, state })
+    Ok(Boot { journal, description, cluster_id, store, state, room })
+}
+
+static STORES_DROPPED: AtomicU64 = AtomicU64::new(0);
+
+/// How often this process has dropped its store because others disagreed with it.
+pub fn stores_dropped() -> u64 {
+    STORES_DROPPED.load(Ordering::Relaxed)
 }
 
 /// What clients are told of which cluster this is.
@@ -111,6 +133,15 @@ pub fn cluster_id(description: &Description) -> u64 {
     match xxh3_64(description.cluster_id.as_bytes()) {
         0 => 1,
         id => id,
+    }
+}
+
+/// Deletes the local store, which is filled anew from the journal at the next start.
+pub fn drop_store(config: &Config) -> std::io::Result<()> {
+    STORES_DROPPED.fetch_add(1, Ordering::Relaxed);
+    match std::fs::remove_dir_all(config.data_dir.join("store")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
 }
 
@@ -135,7 +166,7 @@ async fn open_store(
             }
         }
     };
-    let found = shelf.open().and_then(|store| Ok((store.load()?, store)));
+    let found = open_shelf(shelf).await.and_then(|store| Ok((store.load()?, store)));
     let why = match found {
         Ok((Some((origin, state)), store)) => {
             if state.applied() > tail.tail && origin.cluster == cluster_id && origin.journal == description.id {
@@ -160,7 +191,7 @@ async fn open_store(
     };
     tracing::warn!("the store in {place} is deleted, and filled anew: {why}");
     shelf.discard().with_context(|| format!("cannot delete the store in {place}"))?;
-    fresh(shelf.open()?, tail.start, cluster_id)
+    fresh(open_shelf(shelf).await?, tail.start, cluster_id)
 }
 
 fn fresh(store: Store, start: Position, cluster_id: u64) -> anyhow::Result<(Store, State)> {
@@ -244,6 +275,18 @@ impl Shelf for Directory {
     fn place(&self) -> String {
         self.0.display().to_string()
     }
+}
+
+/// Opens the store. What held it a moment ago (a process that ends, work in the background of an
+/// adapter that began anew) may still be about to let go.
+async fn open_shelf(shelf: &dyn Shelf) -> Result<Store, StoreError> {
+    for _ in 0..LET_GO_TRIES {
+        match shelf.open() {
+            Err(StoreError::Engine(why)) if why.contains("lock") => tokio::time::sleep(LET_GO_EVERY).await,
+            opened => return opened,
+        }
+    }
+    shelf.open()
 }
 
 #[cfg(feature = "rocksdb")]

@@ -15,12 +15,15 @@ pub struct Env {
     /// How nodes are reached, instead of TCP.
     pub connector: Option<Arc<dyn Connector>>,
     /// What stands between the adapter and its journal.
-    pub around: Option<Arc<dyn Fn(Arc<dyn Journal>) -> Arc<dyn Journal> + Send + Sync>>,
+    pub around: Option<Around>,
     /// Where the store lies, instead of the data directory.
     pub shelf: Option<Arc<dyn Shelf>>,
     pub chance: Chance,
     pub drive: Drive,
 }
+
+/// Puts something around a journal.
+pub type Around = Arc<dyn Fn(Arc<dyn Journal>) -> Arc<dyn Journal> + Send + Sync>;
 
 /// Doors that are open already, instead of those that the configuration names.
 pub type Doors = Vec<Door>;
@@ -72,6 +75,14 @@ pub enum Drive {
 }
 
 impl Drive {
+    /// Does what may block, and waits for it. None: the runtime ends, or the work panicked.
+    pub async fn run<T: Send + 'static>(self, work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+        match self {
+            Drive::Threads => tokio::task::spawn_blocking(work).await.ok(),
+            Drive::Tasks => Some(work()),
+        }
+    }
+
     /// Begins what may block, and waits for nothing.
     pub fn begin(self, work: impl FnOnce() + Send + 'static) {
         match self {

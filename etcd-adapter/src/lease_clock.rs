@@ -28,8 +28,8 @@ const PROPOSE_AGAIN: Duration = Duration::from_secs(3);
 const JITTER_MAX_MS: u64 = 400;
 /// Expiries in one tick.
 const EXPIRE_MAX: usize = 500;
-/// An adapter that is not heard for so long is proposed gone.
-const SILENT_MAX: Duration = Duration::from_secs(30);
+/// An adapter that is not heard for so long is proposed gone, unless a test is in a hurry.
+pub const SILENT_MAX: Duration = Duration::from_secs(30);
 
 struct Timer {
     ttl: Duration,
@@ -54,12 +54,13 @@ pub struct LeaseClock {
     /// Leases by when they end, or are to be proposed again.
     order: BTreeSet<(Duration, i64)>,
     voices: BTreeMap<Position, Voice>,
+    silent_max: Duration,
     jitter: Box<dyn FnMut(u64) -> u64 + Send>,
 }
 
 impl LeaseClock {
-    /// `jitter(n)` draws a number below `n`.
-    pub fn new(now: Instant, jitter: impl FnMut(u64) -> u64 + Send + 'static) -> Self {
+    /// Whoever is not heard for `silent_max` is proposed gone; `jitter(n)` draws a number below `n`.
+    pub fn new(now: Instant, silent_max: Duration, jitter: impl FnMut(u64) -> u64 + Send + 'static) -> Self {
         LeaseClock {
             now: Duration::ZERO,
             last_tick: now,
@@ -67,6 +68,7 @@ impl LeaseClock {
             leases: BTreeMap::new(),
             order: BTreeSet::new(),
             voices: BTreeMap::new(),
+            silent_max,
             jitter: Box::new(jitter),
         }
     }
@@ -163,13 +165,13 @@ impl LeaseClock {
     }
 
     fn silent(&mut self) -> Vec<Command> {
-        let now = self.now;
+        let (now, silent_max) = (self.now, self.silent_max);
         let mut proposals = Vec::new();
         for (producer, voice) in &mut self.voices {
-            if now - voice.since >= SILENT_MAX {
+            if now - voice.since >= silent_max {
                 proposals.push(Command::Gone { producer: *producer, last_entry: voice.last_entry });
                 // Proposed again if it is still there after a while.
-                voice.since = now - SILENT_MAX + PROPOSE_AGAIN;
+                voice.since = (now + PROPOSE_AGAIN).saturating_sub(silent_max);
             }
         }
         proposals
@@ -192,7 +194,7 @@ mod tests {
     impl World {
         fn new() -> World {
             let time = Instant::now();
-            let mut world = World { clock: LeaseClock::new(time, |_| 0), time };
+            let mut world = World { clock: LeaseClock::new(time, SILENT_MAX, |_| 0), time };
             world.passes(0.0);
             world
         }

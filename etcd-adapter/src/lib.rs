@@ -9,7 +9,9 @@
 //! Arrows go one way: `store → mvcc → command`, `watch → view → store`, `grpc → {proposal, watch}`.
 
 pub mod adapter;
+pub mod agreement;
 pub mod applier;
+pub mod auto_compaction;
 pub mod boot;
 pub mod command;
 pub mod config;
@@ -17,9 +19,11 @@ pub mod env;
 pub mod grpc;
 pub mod http;
 pub mod lease_clock;
+pub mod meters;
 pub mod mvcc;
 pub mod proposal;
 pub mod reads;
+pub mod room;
 pub mod store;
 pub mod view;
 pub mod watch;

@@ -6,8 +6,6 @@ mod hash;
 use std::process::ExitCode;
 
 use etcd_adapter::adapter::Adapter;
-use etcd_adapter::applier::Fatal;
-use etcd_adapter::boot;
 use etcd_adapter::config::{Config, LoadError, Log, VERSION};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -86,15 +84,7 @@ async fn run(config: Config) -> anyhow::Result<()> {
             error = adapter.failed() => Some(error),
         };
         match failed {
-            Some(error) => match error.downcast_ref() {
-                Some(Fatal::Diverged { .. }) => {
-                    tracing::error!("{error}");
-                    adapter.abandon().await;
-                    boot::drop_store(&config)?;
-                }
-                // What cannot be believed any more is not served for a moment longer.
-                _ => return Err(error),
-            },
+            Some(error) => adapter.give_way(&config, error).await?,
             None => {
                 tracing::info!("told to stop");
                 tokio::select! {

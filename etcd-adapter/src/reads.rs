@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::meters::Meters;
 use crate::proposal::Proposer;
 
 /// A quiet adapter asks so often, to find out whether it is stale.
@@ -137,8 +138,13 @@ impl Reads {
 
     /// Asks the journal whenever somebody waits, and every second when nobody does. Ends when told to,
     /// or when the journal is shorter than what was applied: then nothing here can be believed.
-    pub async fn run(self, journal: Arc<dyn Journal>, stop: CancellationToken) -> Result<(), Shorter> {
-        let asked = stop.run_until_cancelled(self.ask_for_ever(journal)).await;
+    pub async fn run(
+        self,
+        journal: Arc<dyn Journal>,
+        meters: Arc<Meters>,
+        stop: CancellationToken,
+    ) -> Result<(), Shorter> {
+        let asked = stop.run_until_cancelled(self.ask_for_ever(journal, &meters)).await;
         let mut state = self.shared.state.lock();
         state.stopped = true;
         state.waiting.clear();
@@ -147,7 +153,7 @@ impl Reads {
         asked.map_or(Ok(()), Err)
     }
 
-    async fn ask_for_ever(&self, journal: Arc<dyn Journal>) -> Shorter {
+    async fn ask_for_ever(&self, journal: Arc<dyn Journal>, meters: &Meters) -> Shorter {
         let mut readers = Vec::new();
         loop {
             if readers.is_empty() && self.shared.state.lock().waiting.is_empty() {
@@ -158,14 +164,17 @@ impl Reads {
                 readers.append(&mut state.waiting);
                 state.applied
             };
+            let asked = Instant::now();
             match journal.check_tail().await {
                 Ok(said) => {
                     if said.tail < applied {
                         return Shorter { tail: said.tail, applied };
                     }
+                    meters.told_tail(asked.elapsed(), readers.len());
                     self.on_tail(said, std::mem::take(&mut readers));
                 }
                 Err(error) => {
+                    meters.reads_failed.add(1);
                     tracing::debug!("no answer to CheckTail: {error}");
                     readers.retain(|reader| !reader.is_closed());
                     sleep(RETRY).await;

@@ -39,10 +39,13 @@ const LIMITS: &str = "Limits";
 const UPKEEP: &str = "Upkeep";
 const LOGS: &str = "Logs and metrics";
 
+/// The flag that stands for all others.
+const FILE: &str = "config-file";
+
 pub const FLAGS: &[Flag] = &[
     flag(WHO, "name", "NAME", "default", "What people call this adapter; two must not have one name"),
     flag(WHO, "data-dir", "DIR", "", "Where the store lives, on tmpfs best [default: NAME.etcd]"),
-    flag(WHO, "config-file", "FILE", "", "Not supported yet"),
+    flag(WHO, "config-file", "FILE", "", "Flags by name, in YAML; flags and variables beside it do not count"),
     flag(
         JOURNAL,
         "journal-endpoints",
@@ -275,6 +278,15 @@ fn variable(name: &str) -> String {
     format!("ETCD_{}", name.to_uppercase().replace('-', "_"))
 }
 
+fn known() -> impl Iterator<Item = &'static str> {
+    let refused = REFUSED.iter().map(|(name, _, _)| *name);
+    FLAGS.iter().map(|flag| flag.name).chain(IGNORED.iter().copied()).chain(refused)
+}
+
+fn is_known(name: &str) -> bool {
+    known().any(|known| known == name)
+}
+
 impl Given {
     /// Reads the command line (the program's name first) and the variables.
     pub fn collect(
@@ -287,7 +299,21 @@ impl Given {
             return Err(LoadError::Version);
         }
         let mut given = Given { said: BTreeMap::new(), ignored: Vec::new(), problems: Vec::new() };
-        let flag_of = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
+        let by_flag = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
+        let path = by_flag(FILE).or_else(|| environment.get(&variable(FILE)).cloned()).filter(|path| !path.is_empty());
+        let file = path.map(|path| given.read_file(&path));
+        let none = BTreeMap::new();
+        if file.is_some() {
+            let said = FLAGS.iter().filter(|flag| flag.name != FILE && by_flag(flag.name).is_some());
+            given.ignored.extend(said.map(|flag| format!("{} (the file counts)", flag.name)));
+        }
+        // As with etcd, a file is all that counts.
+        let environment = if file.is_some() { &none } else { environment };
+        let flag_of = |name: &str| match &file {
+            Some(file) => file.get(name).cloned(),
+            None => by_flag(name),
+        };
+        let place = if file.is_some() { "the file's " } else { "flag --" };
         for flag in FLAGS {
             let by_variable = environment.get(&variable(flag.name)).filter(|text| !text.is_empty());
             let said = match (flag_of(flag.name), by_variable) {
@@ -299,7 +325,7 @@ impl Given {
                     ));
                     continue;
                 }
-                (Some(text), None) => (text, format!("flag --{}", flag.name)),
+                (Some(text), None) => (text, format!("{place}{}", flag.name)),
                 (None, Some(text)) => (text.clone(), variable(flag.name)),
                 (None, None) if !flag.default.is_empty() => (flag.default.to_owned(), "the default".to_owned()),
                 (None, None) => continue,
@@ -317,17 +343,26 @@ impl Given {
                 given.problems.push(format!("{name}: this is no flag of an adapter: {instead}"));
             }
         }
-        let known: Vec<_> = FLAGS
-            .iter()
-            .map(|flag| flag.name)
-            .chain(IGNORED.iter().copied())
-            .chain(REFUSED.iter().map(|r| r.0))
-            .collect();
         let strangers = environment
             .keys()
-            .filter(|name| name.starts_with("ETCD_") && !known.iter().any(|known| variable(known) == **name));
+            .filter(|name| name.starts_with("ETCD_") && !known().any(|known| variable(known) == **name));
         given.ignored.extend(strangers.cloned());
         Ok(given)
+    }
+
+    fn read_file(&mut self, path: &str) -> BTreeMap<String, String> {
+        let read = match std::fs::read_to_string(path) {
+            Ok(text) => super::file::parse(&text),
+            Err(error) => Err(vec![format!("{FILE}: {path} cannot be read: {error}")]),
+        };
+        let said = read.unwrap_or_else(|problems| {
+            self.problems.extend(problems);
+            BTreeMap::new()
+        });
+        for name in said.keys().filter(|name| !is_known(name)) {
+            self.problems.push(format!("{FILE}: there is no flag `{name}`"));
+        }
+        said
     }
 
     /// Whether this was said, and not merely a default.

@@ -4,6 +4,7 @@
 //! this. Every problem is reported at once, and says what to change. Nothing outside this module reads
 //! the environment.
 
+mod file;
 mod flags;
 mod values;
 
@@ -48,6 +49,11 @@ pub struct Config {
     /// Threads that connections are dealt to; none: they stay with the thread that applies.
     pub serving_threads: usize,
     pub log: Log,
+    /// An adapter that is not heard for so long is proposed gone. No flag changes it: all adapters of a
+    /// journal are to have one measure.
+    pub silence: Duration,
+    /// How the room on a file system is measured.
+    pub space: crate::room::Measure,
     /// Whether the time of each call is measured too.
     pub extensive_metrics: bool,
     /// What was said and changes nothing.
@@ -170,9 +176,6 @@ impl Config {
 
 fn build(mut given: Given) -> Result<Config, LoadError> {
     let g = &mut given;
-    if g.was_said("config-file") {
-        g.problems.push("config-file: files are not read yet: say flags or ETCD_ variables".into());
-    }
     let name = g.text("name").unwrap_or_default().to_owned();
     let data_dir = g.text("data-dir").map_or_else(|| PathBuf::from(format!("{name}.etcd")), PathBuf::from);
     let limits = build_limits(g);
@@ -209,6 +212,8 @@ fn build(mut given: Given) -> Result<Config, LoadError> {
             level: g.get("log-level", log_level).unwrap_or_default(),
             json: g.get("log-format", log_format).unwrap_or_default(),
         },
+        silence: crate::lease_clock::SILENT_MAX,
+        space: crate::room::measure,
         extensive_metrics: g.get("metrics", extensive).unwrap_or(false),
         name,
         data_dir,
@@ -466,6 +471,26 @@ mod tests {
         assert_eq!(config.name, "a");
         let both = Config::load(["etcd-adapter", "--ephemeral", "--name=b"], environment).unwrap_err();
         assert!(both.to_string().contains("ETCD_NAME"));
+    }
+
+    #[test]
+    fn a_file_says_what_flags_say_and_is_all_that_counts() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = "name: of-the-file\nephemeral: true\nsnapshot-count: 10000\nmax-txn-ops: 7\n";
+        std::fs::write(file.path(), text).unwrap();
+        let path = file.path().to_str().unwrap();
+        let config = load(&["--config-file", path, "--name=of-a-flag", "--max-request-bytes=1"]).unwrap();
+        assert_eq!((config.name.as_str(), config.limits.txn_ops), ("of-the-file", 7));
+        assert_eq!(config.limits.request_bytes, 1572864);
+        let ignored = ["name (the file counts)", "max-request-bytes (the file counts)", "snapshot-count"];
+        assert!(ignored.iter().all(|name| config.ignored.iter().any(|said| said == name)), "{:?}", config.ignored);
+
+        let environment = BTreeMap::from([("ETCD_CONFIG_FILE".to_owned(), path.to_owned())]);
+        assert_eq!(Config::load(["etcd-adapter"], environment).unwrap().name, "of-the-file");
+        std::fs::write(file.path(), "ephemeral: true\nno-such-flag: 1\nmax-txn-ops: many\n").unwrap();
+        let text = problems(&["--config-file", path]);
+        assert!(text.contains("no flag `no-such-flag`") && text.contains("the file's max-txn-ops"), "{text}");
+        assert!(problems(&["--config-file", "/no/such/file"]).contains("cannot be read"));
     }
 
     #[test]

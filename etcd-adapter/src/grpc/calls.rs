@@ -9,7 +9,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Frame, SizeHint};
+use tokio::time::Instant;
 use tonic::body::Body;
+
+use crate::meters::{self, Histogram};
 
 const UNARY: &str = "unary";
 const SERVER_STREAM: &str = "server_stream";
@@ -99,22 +102,26 @@ struct Counts {
 }
 
 /// The counters of all methods.
-pub struct Calls(Vec<Counts>);
-
-impl Default for Calls {
-    fn default() -> Self {
-        Calls(METHODS.iter().map(|_| Counts::default()).collect())
-    }
+pub struct Calls {
+    counts: Vec<Counts>,
+    /// How long calls of each method took, where that is measured.
+    times: Option<Vec<Histogram>>,
 }
 
 impl Calls {
+    /// `timed` asks for how long calls took, too.
+    pub fn new(timed: bool) -> Calls {
+        let times = timed.then(|| METHODS.iter().map(|_| Histogram::new(meters::CALLS)).collect());
+        Calls { counts: METHODS.iter().map(|_| Counts::default()).collect(), times }
+    }
+
     /// A call of this method begins. What is no method is not counted.
     pub fn started(self: &Arc<Self>, path: &str) -> Started {
         let method = METHODS.binary_search_by_key(&path, |(path, _)| *path).ok();
         if let Some(method) = method {
-            self.0[method].started.fetch_add(1, Ordering::Relaxed);
+            self.counts[method].started.fetch_add(1, Ordering::Relaxed);
         }
-        Started { calls: self.clone(), method, code: None }
+        Started { calls: self.clone(), method, code: None, began: Instant::now() }
     }
 
     /// As Prometheus reads it. Methods that nobody called are shown too: rates need their zeros.
@@ -125,12 +132,12 @@ impl Calls {
             format!("grpc_method=\"{name}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"")
         };
         page.push_str("# TYPE grpc_server_started_total counter\n");
-        for (method, counts) in self.0.iter().enumerate() {
+        for (method, counts) in self.counts.iter().enumerate() {
             let started = counts.started.load(Ordering::Relaxed);
             let _ = writeln!(page, "grpc_server_started_total{{{}}} {started}", labels(method));
         }
         page.push_str("# TYPE grpc_server_handled_total counter\n");
-        for (method, counts) in self.0.iter().enumerate() {
+        for (method, counts) in self.counts.iter().enumerate() {
             for (code, name) in CODES.iter().enumerate() {
                 let handled = counts.handled[code].load(Ordering::Relaxed);
                 if handled > 0 || code == 0 {
@@ -138,6 +145,11 @@ impl Calls {
                     let _ = writeln!(page, "grpc_server_handled_total{{grpc_code=\"{name}\",{labels}}} {handled}");
                 }
             }
+        }
+        let Some(times) = &self.times else { return };
+        page.push_str("# TYPE grpc_server_handling_seconds histogram\n");
+        for (method, times) in times.iter().enumerate() {
+            times.render(page, "grpc_server_handling_seconds", &format!("{},", labels(method)));
         }
     }
 }
@@ -147,6 +159,7 @@ pub struct Started {
     calls: Arc<Calls>,
     method: Option<usize>,
     code: Option<usize>,
+    began: Instant,
 }
 
 impl Started {
@@ -168,7 +181,10 @@ impl Drop for Started {
         if let Some(method) = self.method {
             // Nobody waited for the end.
             let code = self.code.unwrap_or(CANCELED);
-            self.calls.0[method].handled[code].fetch_add(1, Ordering::Relaxed);
+            self.calls.counts[method].handled[code].fetch_add(1, Ordering::Relaxed);
+            if let Some(times) = &self.calls.times {
+                times[method].observe(self.began.elapsed());
+            }
         }
     }
 }
@@ -220,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_call_counts_as_handled_once_with_the_code_that_it_ended_with() {
-        let calls = Arc::new(Calls::default());
+        let calls = Arc::new(Calls::new(true));
         let put = "/etcdserverpb.KV/Put";
         let refused = tonic::Status::not_found("lease").into_http();
         calls.started(put).handled(refused);
@@ -230,6 +246,7 @@ mod tests {
         let labels = "grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"";
         assert!(page.contains(&format!("grpc_server_started_total{{{labels}}} 2\n")), "{page}");
         for code in ["NotFound", "Canceled"] {
+            assert!(page.contains(&format!("grpc_server_handling_seconds_count{{{labels}}} 2\n")), "{page}");
             assert!(page.contains(&format!("{{grpc_code=\"{code}\",{labels}}} 1\n")), "{page}");
         }
     }

@@ -39,6 +39,17 @@ impl From<ReadError> for Status {
 impl Shared {
     /// Answers a range request, linearizable unless it says otherwise.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+        let began = tokio::time::Instant::now();
+        let answer = self.range_unmeasured(request).await;
+        self.meters.ranges.add(1);
+        match &answer {
+            Ok(_) => self.meters.ranges_done.observe(began.elapsed()),
+            Err(_) => self.meters.ranges_failed.observe(began.elapsed()),
+        }
+        answer
+    }
+
+    async fn range_unmeasured(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
         let serializable = request.serializable;
         let range = convert::range(request);
         command::validate_range(&range).map_err(status_of_invalid)?;

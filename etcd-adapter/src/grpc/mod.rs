@@ -38,9 +38,11 @@ use crate::applier::Standings;
 use crate::command::{self, AlarmAction, AlarmKind, Command};
 use crate::config::Config;
 use crate::lease_clock::LeaseClock;
+use crate::meters::Meters;
 use crate::mvcc::{Answer, Refusal, Reply, Revision};
 use crate::proposal::{Failed, Proposer};
 use crate::reads::{Reads, Unconfirmed};
+use crate::room::Room;
 use crate::view::View;
 use crate::watch::Hub;
 
@@ -64,6 +66,9 @@ pub struct Shared {
     pub leases: Arc<parking_lot::Mutex<LeaseClock>>,
     pub standing: Standings,
     pub calls: Arc<Calls>,
+    pub meters: Arc<Meters>,
+    /// Of the store, if it has a directory.
+    pub room: Option<Room>,
     pub stopping: CancellationToken,
 }
 
@@ -118,16 +123,26 @@ impl Shared {
 
     /// Writes end where the quota does, and the first one that meets it raises the alarm.
     fn check_quota(&self, command: &Command) -> Result<(), Status> {
-        let Some(quota) = self.config.limits.quota_bytes else { return Ok(()) };
         let cost = command::quota_cost(command);
-        if cost == 0 || self.view.logical_bytes() + cost < quota {
+        let quota = self.config.limits.quota_bytes.unwrap_or(u64::MAX);
+        if cost == 0 || (self.view.logical_bytes() + cost < quota && !self.is_tight()) {
             return Ok(());
         }
+        self.raise_no_space();
+        Err(status::NO_SPACE.into())
+    }
+
+    /// Whether the store has less room left than its reserve.
+    pub fn is_tight(&self) -> bool {
+        self.room.as_ref().is_some_and(Room::is_tight)
+    }
+
+    /// Says to all adapters that there is no space for writes, unless it was said.
+    pub fn raise_no_space(&self) {
         let member = self.member_id.get().copied().unwrap_or_default();
         if !self.view.has_alarm(AlarmKind::NoSpace) {
             self.proposer.say(Command::Alarm { action: AlarmAction::Activate, member, kind: AlarmKind::NoSpace });
         }
-        Err(status::NO_SPACE.into())
     }
 }
 

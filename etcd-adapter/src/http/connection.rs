@@ -14,9 +14,11 @@ use journal_client::tls::{FrontTls, Reloading};
 use journal_client::transport::Io;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+use super::counting::Counting;
 use super::pages::Pages;
 use crate::config::Transport;
 use crate::grpc::Services;
+use crate::meters::Meters;
 
 /// A client has this long to get through TLS.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(5);
@@ -42,6 +44,7 @@ pub struct Front {
     /// Absent behind a door for health and metrics only.
     pub services: Option<Services>,
     pub pages: Pages,
+    pub meters: Arc<Meters>,
     pub tls: Option<Arc<Certificates>>,
     pub transport: Transport,
 }
@@ -73,6 +76,7 @@ impl Front {
 
     async fn speak<I: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, io: I, watcher: Watcher) {
         let transport = self.transport;
+        let io = Counting::new(io, self.meters.clone());
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
             let front = self.clone();
             async move {

@@ -2,100 +2,220 @@
 
 use std::fmt::Write;
 
+use crate::applier::Standing;
+use crate::command::AlarmKind;
 use crate::config::VERSION;
 use crate::grpc::Shared;
+use crate::meters::Histogram;
 
 /// Everything, in Prometheus' text format.
 pub fn page(shared: &Shared) -> String {
-    let mut page = String::with_capacity(16 << 10);
-    shared.calls.render(&mut page);
+    let mut page = Page(String::with_capacity(32 << 10));
+    shared.calls.render(&mut page.0);
     let standing = *shared.standing.lock();
     let member = shared.member_id.get().copied().unwrap_or_default();
-    let has_leader = shared.has_leader();
-    let (leader, size, compacted, live, versions, leases, alarms) = shared.view.with_state(|state| {
-        let index = state.index();
-        let alarms: Vec<_> = state.alarms().collect();
-        (
-            state.leader(),
-            state.logical_bytes(),
-            state.compact_revision(),
-            index.live(),
-            index.versions(),
-            state.leases().len(),
-            alarms,
-        )
-    });
-    let (watchers, behind) = shared.hub.counts();
-    let (unresolved, waiting) = shared.proposer.depth();
-    let tail = shared.reads.heard().map_or(standing.applied, |heard| heard.tail.max(standing.applied));
-    let mut gauge = |name: &str, value: &dyn std::fmt::Display| {
-        let _ = writeln!(page, "# TYPE {name} gauge\n{name} {value}");
-    };
-    gauge("etcd_server_has_leader", &u8::from(has_leader));
-    gauge("etcd_server_is_leader", &u8::from(leader == member));
-    gauge("etcd_server_is_learner", &0);
-    gauge("etcd_server_proposals_pending", &unresolved);
-    gauge("etcd_server_proposals_committed_total", &(tail.0.saturating_sub(1)));
-    gauge("etcd_server_proposals_applied_total", &(standing.applied.0.saturating_sub(1)));
-    gauge("etcd_server_quota_backend_bytes", &shared.config.limits.quota_bytes.unwrap_or(0));
-    gauge("etcd_mvcc_db_total_size_in_bytes", &size);
-    gauge("etcd_mvcc_db_total_size_in_use_in_bytes", &size);
-    gauge("etcd_debugging_mvcc_current_revision", &shared.view.revision());
-    gauge("etcd_debugging_mvcc_compact_revision", &compacted);
-    gauge("etcd_debugging_mvcc_keys_total", &live);
-    gauge("etcd_debugging_mvcc_watcher_total", &watchers);
-    gauge("etcd_debugging_mvcc_watch_stream_total", &shared.hub.sessions());
-    gauge("etcd_debugging_mvcc_slow_watcher_total", &behind);
-    gauge("adapter_versions", &versions);
-    gauge("adapter_leases", &leases);
-    gauge("adapter_commands_waiting", &waiting);
-    gauge("adapter_applied_position", &standing.applied);
-    gauge("adapter_tail_position", &tail);
-    gauge("adapter_flushed_position", &standing.flushed);
-    gauge("adapter_disagrees", &u8::from(standing.disagrees.is_some()));
-    let mut counter = |name: &str, value: &dyn std::fmt::Display| {
-        let _ = writeln!(page, "# TYPE {name} counter\n{name} {value}");
-    };
-    counter("etcd_server_leader_changes_seen_total", &standing.terms);
-    let mut labelled = |name: &str, label: &str, text: &str, value: &dyn std::fmt::Display| {
-        let _ = writeln!(page, "# TYPE {name} gauge\n{name}{{{label}=\"{text}\"}} {value}");
-    };
-    labelled("etcd_server_version", "server_version", VERSION, &1);
-    labelled("etcd_cluster_version", "cluster_version", "3.7", &1);
-    labelled("etcd_server_id", "server_id", &format!("{member:x}"), &1);
-    if !alarms.is_empty() {
-        page.push_str("# TYPE etcd_debugging_server_alarms gauge\n");
-        for alarm in alarms {
-            let kind = match alarm.kind {
-                crate::command::AlarmKind::NoSpace => "NOSPACE",
-                crate::command::AlarmKind::Corrupt => "CORRUPT",
-            };
-            let id = alarm.member;
-            let _ = writeln!(page, "etcd_debugging_server_alarms{{server_id=\"{id:x}\",alarm_type=\"{kind}\"}} 1");
+    server(&mut page, shared, &standing, member);
+    store(&mut page, shared);
+    watchers_and_leases(&mut page, shared);
+    network(&mut page, shared, member);
+    ours(&mut page, shared, &standing);
+    process(&mut page);
+    page.0
+}
+
+/// A page that is being written.
+struct Page(String);
+
+impl Page {
+    fn number(&mut self, kind: &str, name: &str, value: &dyn std::fmt::Display) {
+        let _ = writeln!(self.0, "# TYPE {name} {kind}\n{name} {value}");
+    }
+
+    fn gauge(&mut self, name: &str, value: &dyn std::fmt::Display) {
+        self.number("gauge", name, value);
+    }
+
+    fn counter(&mut self, name: &str, value: &dyn std::fmt::Display) {
+        self.number("counter", name, value);
+    }
+
+    /// Lines with labels, written `name="value"`.
+    fn labelled(&mut self, kind: &str, name: &str, lines: &[(String, u64)]) {
+        let _ = writeln!(self.0, "# TYPE {name} {kind}");
+        for (labels, value) in lines {
+            let _ = writeln!(self.0, "{name}{{{labels}}} {value}");
         }
     }
-    process(&mut page);
-    page
+
+    fn histogram(&mut self, name: &str, parts: &[(&str, &Histogram)]) {
+        let _ = writeln!(self.0, "# TYPE {name} histogram");
+        for (labels, histogram) in parts {
+            histogram.render(&mut self.0, name, labels);
+        }
+    }
+}
+
+/// One line that is always 1, and says something by its label.
+fn said(label: &str, text: &str) -> [(String, u64); 1] {
+    [(format!("{label}=\"{text}\""), 1)]
+}
+
+fn server(page: &mut Page, shared: &Shared, standing: &Standing, member: u64) {
+    let m = &*shared.meters;
+    let (leader, learner, alarms) = shared.view.with_state(|state| {
+        let learner = state.members().any(|other| other.id == member && other.learner);
+        (state.leader(), learner, state.alarms().collect::<Vec<_>>())
+    });
+    let tail = tail_of(shared, standing);
+    let (unresolved, _) = shared.proposer.depth();
+    page.gauge("etcd_server_has_leader", &u8::from(shared.has_leader()));
+    page.gauge("etcd_server_is_leader", &u8::from(leader == member));
+    page.gauge("etcd_server_is_learner", &u8::from(learner));
+    page.counter("etcd_server_leader_changes_seen_total", &standing.terms);
+    page.gauge("etcd_server_proposals_pending", &unresolved);
+    page.gauge("etcd_server_proposals_committed_total", &tail.0.saturating_sub(1));
+    page.gauge("etcd_server_proposals_applied_total", &standing.applied.0.saturating_sub(1));
+    page.counter("etcd_server_proposals_failed_total", &m.appends_failed.get());
+    page.counter("etcd_server_heartbeat_send_failures_total", &0);
+    page.counter("etcd_server_slow_apply_total", &m.slow_applies.get());
+    page.counter("etcd_server_slow_read_indexes_total", &m.slow_reads.get());
+    page.counter("etcd_server_read_indexes_failed_total", &m.reads_failed.get());
+    page.counter("etcd_server_learner_promote_successes", &0);
+    page.gauge("etcd_server_snapshot_apply_in_progress_total", &0);
+    page.gauge("etcd_server_quota_backend_bytes", &shared.config.limits.quota_bytes.unwrap_or(0));
+    page.labelled("gauge", "etcd_server_version", &said("server_version", VERSION));
+    page.labelled("gauge", "etcd_cluster_version", &said("cluster_version", "3.7"));
+    page.labelled("gauge", "etcd_server_go_version", &said("server_go_version", "none"));
+    page.labelled("gauge", "etcd_server_id", &said("server_id", &format!("{member:x}")));
+    let entries = "version=\"v3\",op=\"Entries\",success=\"true\",";
+    page.histogram("etcd_server_apply_duration_seconds", &[(entries, &m.apply)]);
+    let ranges = [("success=\"true\",", &m.ranges_done), ("success=\"false\",", &m.ranges_failed)];
+    page.histogram("etcd_server_range_duration_seconds", &ranges);
+    let alarms: Vec<_> = alarms
+        .into_iter()
+        .map(|alarm| {
+            let kind = match alarm.kind {
+                AlarmKind::NoSpace => "NOSPACE",
+                AlarmKind::Corrupt => "CORRUPT",
+            };
+            (format!("server_id=\"{:x}\",alarm_type=\"{kind}\"", alarm.member), 1)
+        })
+        .collect();
+    page.labelled("gauge", "etcd_debugging_server_alarms", &alarms);
+}
+
+fn store(page: &mut Page, shared: &Shared) {
+    let m = &*shared.meters;
+    let (compacted, live, versions) =
+        shared.view.with_state(|state| (state.compact_revision(), state.index().live(), state.index().versions()));
+    let size = shared.view.logical_bytes();
+    // What is durable is durable in the journal: an entry's time there is what etcd's WAL takes.
+    page.histogram("etcd_disk_wal_fsync_duration_seconds", &[("", &m.append)]);
+    page.counter("etcd_disk_wal_write_bytes_total", &m.put_bytes.get());
+    page.histogram("etcd_disk_backend_commit_duration_seconds", &[("", &m.commit)]);
+    page.gauge("etcd_disk_defrag_inflight", &0);
+    page.gauge("etcd_mvcc_db_total_size_in_bytes", &size);
+    page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", &size);
+    page.gauge("etcd_mvcc_db_open_read_transactions", &0);
+    page.counter("etcd_mvcc_put_total", &m.puts.get());
+    page.counter("etcd_mvcc_delete_total", &m.deletes.get());
+    page.counter("etcd_mvcc_txn_total", &m.txns.get());
+    page.counter("etcd_mvcc_range_total", &m.ranges.get());
+    page.gauge("etcd_debugging_mvcc_current_revision", &shared.view.revision());
+    page.gauge("etcd_debugging_mvcc_compact_revision", &compacted);
+    page.gauge("etcd_debugging_mvcc_keys_total", &live);
+    page.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", &m.put_bytes.get());
+    page.counter("etcd_debugging_mvcc_db_compaction_keys_total", &m.forgotten.get());
+    page.gauge("adapter_versions", &versions);
+}
+
+fn watchers_and_leases(page: &mut Page, shared: &Shared) {
+    let m = &*shared.meters;
+    let (watchers, behind) = shared.hub.counts();
+    page.gauge("etcd_debugging_mvcc_watcher_total", &watchers);
+    page.gauge("etcd_debugging_mvcc_watch_stream_total", &shared.hub.sessions());
+    page.gauge("etcd_debugging_mvcc_slow_watcher_total", &behind);
+    page.counter("etcd_debugging_mvcc_events_total", &m.events.get());
+    page.gauge("etcd_debugging_mvcc_pending_events_total", &0);
+    page.counter("etcd_debugging_lease_granted_total", &m.leases_granted.get());
+    page.counter("etcd_debugging_lease_revoked_total", &m.leases_revoked.get());
+    page.counter("etcd_debugging_lease_renewed_total", &m.leases_renewed.get());
+    page.histogram("etcd_debugging_lease_ttl_total", &[("", &m.lease_ttl)]);
+    page.counter("etcd_debugging_server_lease_expired_total", &m.leases_expired.get());
+    page.gauge("etcd_debugging_auth_revision", &1);
+    page.gauge("adapter_leases", &shared.view.with_state(|state| state.leases().len()));
+}
+
+/// The journal is this adapter's one peer.
+fn network(page: &mut Page, shared: &Shared, member: u64) {
+    let m = &*shared.meters;
+    page.counter("etcd_network_client_grpc_received_bytes_total", &m.received_bytes.get());
+    page.counter("etcd_network_client_grpc_sent_bytes_total", &m.sent_bytes.get());
+    let failures = m.appends_failed.get() + m.reads_failed.get();
+    let journal = "To=\"journal\"".to_owned();
+    page.labelled("counter", "etcd_network_peer_sent_failures_total", &[(journal.clone(), failures)]);
+    page.histogram("etcd_network_peer_round_trip_time_seconds", &[("To=\"journal\",", &m.round_trip)]);
+    let local = format!("Local=\"{member:x}\",Remote=\"journal\"");
+    page.labelled("gauge", "etcd_network_active_peers", &[(local.clone(), u64::from(shared.has_leader()))]);
+    page.labelled("gauge", "etcd_network_known_peers", &[(local, 1)]);
+}
+
+fn ours(page: &mut Page, shared: &Shared, standing: &Standing) {
+    let m = &*shared.meters;
+    let tail = tail_of(shared, standing);
+    let (_, waiting) = shared.proposer.depth();
+    page.gauge("adapter_commands_waiting", &waiting);
+    page.gauge("adapter_applied_position", &standing.applied);
+    page.gauge("adapter_tail_position", &tail);
+    page.gauge("adapter_flushed_position", &standing.flushed);
+    page.gauge("adapter_apply_lag_positions", &tail.0.saturating_sub(standing.applied.0));
+    let behind = shared.reads.behind_for().unwrap_or_default();
+    page.gauge("adapter_apply_lag_seconds", &behind.as_secs_f64());
+    let age = shared.reads.heard().map_or(f64::INFINITY, |heard| (heard.at.elapsed() + behind).as_secs_f64());
+    page.gauge("adapter_view_age_seconds", &if age.is_finite() { age.to_string() } else { "+Inf".to_owned() });
+    page.counter("adapter_entries_applied_total", &m.entries.get());
+    page.counter("adapter_commands_applied_total", &m.commands.get());
+    page.counter("adapter_command_panics_total", &m.panics.get());
+    page.counter("adapter_tail_questions_total", &m.tails_asked.get());
+    page.counter("adapter_reads_confirmed_total", &m.reads_confirmed.get());
+    page.histogram("adapter_flush_duration_seconds", &[("", &m.flush)]);
+    page.gauge("adapter_disagrees", &u8::from(standing.disagrees.is_some()));
+    page.counter("adapter_hash_comparisons_total", &standing.compared);
+    page.counter("adapter_hash_disagreements_total", &standing.disagreed);
+    page.counter("adapter_replays_total", &crate::boot::stores_dropped());
+}
+
+fn tail_of(shared: &Shared, standing: &Standing) -> proto::Position {
+    shared.reads.heard().map_or(standing.applied, |heard| heard.tail.max(standing.applied))
 }
 
 /// What the kernel says about this process. Nothing where it says nothing.
-fn process(page: &mut String) {
-    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
-    // The command's name may contain blanks; the numbers begin behind its parenthesis.
-    let Some((_, fields)) = stat.rsplit_once(") ") else { return };
+fn process(page: &mut Page) {
+    // A tick is 1/100 s and a page 4 KiB on every Linux that this runs on.
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // The command's name may contain blanks; the numbers begin behind its parenthesis: fields 14, 15, 22
+    // to 24 of proc_pid_stat(5), of which the first two are gone.
+    let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
     let fields: Vec<u64> = fields.split(' ').map(|field| field.trim().parse().unwrap_or(0)).collect();
-    // Fields 14, 15, 23 and 24 of proc_pid_stat(5), of which the first two are gone. A tick is 1/100 s
-    // and a page 4 KiB on every Linux that this runs on.
-    if let (Some(user), Some(system)) = (fields.get(11), fields.get(12)) {
-        let _ = writeln!(page, "# TYPE process_cpu_seconds_total counter");
-        let _ = writeln!(page, "process_cpu_seconds_total {}", (user + system) as f64 / 100.0);
+    let boot = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<u64>().ok());
+    if let [user, system] = fields.get(11..13).unwrap_or_default() {
+        page.counter("process_cpu_seconds_total", &((user + system) as f64 / 100.0));
     }
-    if let (Some(size), Some(resident)) = (fields.get(20), fields.get(21)) {
-        let _ = writeln!(page, "# TYPE process_virtual_memory_bytes gauge\nprocess_virtual_memory_bytes {size}");
-        let _ = writeln!(page, "# TYPE process_resident_memory_bytes gauge");
-        let _ = writeln!(page, "process_resident_memory_bytes {}", resident * 4096);
+    if let [started, size, resident] = fields.get(19..22).unwrap_or_default() {
+        page.gauge("process_virtual_memory_bytes", size);
+        page.gauge("process_resident_memory_bytes", &(resident * 4096));
+        if let Some(boot) = boot {
+            page.gauge("process_start_time_seconds", &(boot as f64 + *started as f64 / 100.0));
+        }
     }
-    if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        let _ = writeln!(page, "# TYPE process_open_fds gauge\nprocess_open_fds {}", open.count());
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+    page.gauge("process_open_fds", &open);
+    page.gauge("os_fd_used", &open);
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next());
+    if let Some(limit) = limit.and_then(|limit| limit.parse::<u64>().ok()) {
+        page.gauge("process_max_fds", &limit);
+        page.gauge("os_fd_limit", &limit);
     }
 }

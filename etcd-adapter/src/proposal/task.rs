@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::outbox::{Asked, Asker, Outbox, Sent, Turn};
 use super::{Failed, Inbox, Proposer, Shared, WAITING_BYTES_MAX, is_urgent};
 use crate::command::{self, Beat, EntryBody, Hello};
+use crate::meters::Meters;
 
 /// A batch is at most this long, or one command; less where the journal takes less.
 const BATCH_BYTES_MAX: usize = 256 << 10;
@@ -40,6 +41,9 @@ pub struct Myself {
     pub client_urls: Vec<String>,
 }
 
+/// A ticket, with the number it stands for (0 is the Hello's), whether its entry was never sent before,
+/// and since when it is under way.
+type Flying = (u64, bool, Instant, Ticket);
 type Beats = Box<dyn Fn() -> Beat + Send + Sync>;
 type Nonces = Box<dyn FnMut() -> u64 + Send + Sync>;
 
@@ -50,6 +54,7 @@ pub struct Proposals {
     myself: Myself,
     beat: Beats,
     nonce: Nonces,
+    meters: Arc<Meters>,
     hello: Option<Entry>,
     beat_due: bool,
     batch_bytes_max: usize,
@@ -101,6 +106,7 @@ impl Proposals {
             myself,
             beat: Box::new(beat),
             nonce: Box::new(nonce),
+            meters: Arc::default(),
             hello: None,
             beat_due: true,
             batch_bytes_max: BATCH_BYTES_MAX,
@@ -114,6 +120,12 @@ impl Proposals {
     pub fn fit_into(&mut self, entry_bytes_max: u64) {
         let room = usize::try_from(entry_bytes_max).unwrap_or(usize::MAX).saturating_sub(ENVELOPE_BYTES_MAX);
         self.batch_bytes_max = self.batch_bytes_max.min(room);
+    }
+
+    /// Measures here what is measured.
+    pub fn measured_by(mut self, meters: Arc<Meters>) -> Proposals {
+        self.meters = meters;
+        self
     }
 
     /// Speaks until told to stop, or until it must not any more.
@@ -163,8 +175,7 @@ impl Proposals {
         if self.must_greet() {
             self.prepare_hello();
         }
-        // Each ticket with the number it stands for; 0 is the Hello's.
-        let mut tickets: VecDeque<(u64, bool, Ticket)> = VecDeque::new();
+        let mut tickets: VecDeque<Flying> = VecDeque::new();
         match &self.hello {
             Some(hello) => self.send(&*appender, &mut tickets, vec![(0, false, hello.clone())]).await,
             None => {
@@ -196,10 +207,12 @@ impl Proposals {
             }
             tokio::select! {
                 biased;
-                (seq, first, outcome) = next_ticket(&mut tickets) => {
+                (seq, first, sent, outcome) = next_ticket(&mut tickets) => {
+                    self.meters.appends_failed.add(u64::from(outcome.is_err()));
                     match outcome {
                         Ok(position) => {
                             self.acknowledged = true;
+                            self.meters.append.observe(sent.elapsed());
                             if first
                                 && let Turn::Contradiction { .. } = self.shared.outbox.lock().acknowledge(seq, position)
                             {
@@ -225,15 +238,11 @@ impl Proposals {
         }
     }
 
-    async fn send(
-        &self,
-        appender: &dyn Appender,
-        tickets: &mut VecDeque<(u64, bool, Ticket)>,
-        entries: Vec<(u64, bool, Entry)>,
-    ) {
+    async fn send(&self, appender: &dyn Appender, tickets: &mut VecDeque<Flying>, entries: Vec<(u64, bool, Entry)>) {
         let marks: Vec<_> = entries.iter().map(|(seq, first, _)| (*seq, *first)).collect();
+        let began = Instant::now();
         let sent = appender.append(entries.into_iter().map(|(_, _, entry)| entry).collect()).await;
-        tickets.extend(marks.into_iter().zip(sent).map(|((seq, first), ticket)| (seq, first, ticket)));
+        tickets.extend(marks.into_iter().zip(sent).map(|((seq, first), ticket)| (seq, first, began, ticket)));
     }
 
     /// What the applier's news ask for.
@@ -361,14 +370,14 @@ fn take_batch(waiting: &mut VecDeque<Asked>, bytes_max: usize) -> Vec<Asked> {
 }
 
 /// The next answer of the stream. Without a ticket, never.
-async fn next_ticket(tickets: &mut VecDeque<(u64, bool, Ticket)>) -> (u64, bool, Result<Position, AppendError>) {
+async fn next_ticket(tickets: &mut VecDeque<Flying>) -> (u64, bool, Instant, Result<Position, AppendError>) {
     let outcome = poll_fn(|context| match tickets.front_mut() {
-        Some((_, _, ticket)) => Pin::new(ticket).poll(context),
+        Some((_, _, _, ticket)) => Pin::new(ticket).poll(context),
         None => std::task::Poll::Pending,
     })
     .await;
-    let (seq, first, _) = tickets.pop_front().expect("its outcome has just come");
-    (seq, first, outcome)
+    let (seq, first, sent, _) = tickets.pop_front().expect("its outcome has just come");
+    (seq, first, sent, outcome)
 }
 
 #[cfg(test)]

@@ -5,11 +5,17 @@
 // A test that cannot go on says why by failing.
 #![allow(clippy::unwrap_used)]
 
+mod dashboards;
+mod divergence;
 mod found;
+mod hurt;
 mod keys;
 mod leases;
 mod others;
+mod silence;
+mod space;
 mod speaking;
 mod transport;
+mod upkeep;
 mod watches;
 mod world;
