@@ -18,6 +18,8 @@ enum Command {
     Cluster(commands::cluster::Args),
     /// Measure everything that has a target, and write the table.
     Figures(commands::figures::Args),
+    /// Load an etcd endpoint, or two in turn, and tell what came of it.
+    Load(commands::load::Args),
     /// Simulate whole clusters under faults, by seed.
     Sim(commands::sim::Args),
 }
@@ -27,6 +29,7 @@ fn main() -> std::process::ExitCode {
     let done = match cli.command {
         Command::Cluster(args) => commands::cluster::run(args),
         Command::Figures(args) => commands::figures::run(args),
+        Command::Load(args) => commands::load::run(args),
         Command::Sim(args) => commands::sim::run(args),
     };
     match done {

@@ -2,4 +2,5 @@
 
 pub mod cluster;
 pub mod figures;
+pub mod load;
 pub mod sim;

@@ -1,0 +1,18 @@
+//! Load for anything that speaks etcd's protocol: the shapes that kube-apiserver sends, from a client
+//! that costs so little that it is not what is measured.
+//!
+//! `profile` knows what is asked, `connection` (with `hpack`, `huffman`) how it travels, `run` when,
+//! `report` and `plot` what came of it.
+
+mod connection;
+mod hpack;
+mod huffman;
+mod plot;
+mod profile;
+mod report;
+mod run;
+
+pub use plot::svg;
+pub use profile::Profile;
+pub use report::{Latency, Outcome};
+pub use run::{Plan, run};
