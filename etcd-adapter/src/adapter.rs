@@ -154,7 +154,7 @@ impl Adapter {
     }
 
     /// Stops at once: what it would still answer cannot be believed.
-    async fn abandon(mut self) {
+    pub async fn abandon(mut self) {
         self.closing.cancel();
         self.stop.cancel();
         self.threads.finish(Duration::ZERO).await;

@@ -139,14 +139,6 @@ pub fn cluster_id(description: &Description) -> u64 {
 /// Deletes the local store, which is filled anew from the journal at the next start.
 pub fn drop_store(config: &Config) -> std::io::Result<()> {
     STORES_DROPPED.fetch_add(1, Ordering::Relaxed);
-    match std::fs::remove_dir_all(config.data_dir.join("store")) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        done => done,
-    }
-}
-
-/// Deletes the local store, which is filled anew from the journal at the next start.
-pub fn drop_store(config: &Config) -> std::io::Result<()> {
     Directory::of(config).discard()
 }
 

@@ -26,7 +26,7 @@ async fn mt_1_2_status_says_what_clients_look_for() {
     let world = World::new().await;
     let status = MaintenanceClient::new(world.channel.clone()).status(StatusRequest {}).await.unwrap().into_inner();
     let version: Vec<u32> = status.version.split('.').map(|part| part.parse().unwrap()).collect();
-    assert!(version[..] >= [3, 5, 13], "kube-apiserver asks for progress from 3.5.13 on");
+    assert!(version[..] >= [3, 5, 13][..], "kube-apiserver asks for progress from 3.5.13 on");
     assert_eq!(status.leader, status.header.unwrap().member_id, "the only member leads");
     assert_eq!((&status.storage_version[..], status.is_learner, status.errors.len()), ("3.7.0", false, 0));
     assert!(status.raft_applied_index > 0 && status.raft_index >= status.raft_applied_index);
