@@ -58,7 +58,10 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> anyhow::Result<()> {
-    anyhow::ensure!(args.clients > 0 && args.seconds > 0 && args.pairs > 0, "clients, seconds and pairs are at least 1");
+    anyhow::ensure!(
+        args.clients > 0 && args.seconds > 0 && args.pairs > 0,
+        "clients, seconds and pairs are at least 1"
+    );
     anyhow::ensure!(args.value_bytes >= 8, "--value-bytes: at least 8");
     let plan = |endpoints: &[String], server_pids: &[u32], seed| Plan {
         endpoints: endpoints.to_vec(),

@@ -118,13 +118,7 @@ impl Connection {
     }
 
     /// Begins a call with one request. Nothing leaves before [`Connection::flush`].
-    pub fn call(
-        &mut self,
-        call: u64,
-        path: &'static str,
-        request: &[u8],
-        streaming: bool,
-    ) -> anyhow::Result<()> {
+    pub fn call(&mut self, call: u64, path: &'static str, request: &[u8], streaming: bool) -> anyhow::Result<()> {
         ensure!(
             (request.len() + 5) as i64 <= self.stream_window,
             "a request of {} bytes: the server takes {} at once",

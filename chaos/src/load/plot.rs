@@ -34,10 +34,20 @@ pub fn svg(title: &str, sides: &[(&str, &Outcome)]) -> String {
     panel(&mut out, MARGIN, "answers in each second, over seconds", sides.iter().map(|side| seconds(side.1)), false);
     let labels = ["0", "0.9", "0.99", "0.999", "0.9999"];
     let lower = HEIGHT + 3.0 * MARGIN;
-    panel(&mut out, lower, "latency in ms, over the share that was no slower", sides.iter().map(|side| nines(side.1)), true);
+    panel(
+        &mut out,
+        lower,
+        "latency in ms, over the share that was no slower",
+        sides.iter().map(|side| nines(side.1)),
+        true,
+    );
     for (nine, label) in labels.iter().enumerate() {
         let x = MARGIN + WIDTH * nine as f64 / 4.0;
-        let _ = writeln!(out, "<text x=\"{x:.0}\" y=\"{:.0}\" text-anchor=\"middle\">{label}</text>", lower + HEIGHT + 16.0);
+        let _ = writeln!(
+            out,
+            "<text x=\"{x:.0}\" y=\"{:.0}\" text-anchor=\"middle\">{label}</text>",
+            lower + HEIGHT + 16.0
+        );
     }
     out.push_str("</svg>\n");
     out
@@ -59,9 +69,8 @@ fn panel(out: &mut String, top: f64, what: &str, lines: impl Iterator<Item = Vec
         top + HEIGHT,
     );
     for (number, line) in lines.iter().enumerate() {
-        let at = |(x, y): &(f64, f64)| {
-            format!("{:.1},{:.1}", MARGIN + WIDTH * x / right, top + HEIGHT - HEIGHT * y / high)
-        };
+        let at =
+            |(x, y): &(f64, f64)| format!("{:.1},{:.1}", MARGIN + WIDTH * x / right, top + HEIGHT - HEIGHT * y / high);
         let path: Vec<String> = line.iter().map(at).collect();
         let _ = writeln!(
             out,

@@ -285,7 +285,10 @@ impl Work {
             _ => key.push(0),
         }
         let range_end = b"/registry/load0".as_slice().into();
-        encode(RangeRequest { key: key.into(), range_end, limit: PAGE as i64, revision, ..Default::default() }, request);
+        encode(
+            RangeRequest { key: key.into(), range_end, limit: PAGE as i64, revision, ..Default::default() },
+            request,
+        );
         if page == 0 { Kind::FirstPage } else { Kind::NextPage }
     }
 
