@@ -16,8 +16,17 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Starts so many members whose data lies in `dir`, and waits until they have a leader.
-    pub async fn start(program: &Path, dir: &Path, count: usize) -> anyhow::Result<Etcd> {
+    /// Starts three members whose data lies in `dir`, and waits until they have a leader.
+    pub async fn start(program: &Path, dir: &Path) -> anyhow::Result<Etcd> {
+        Etcd::of(program, dir, 3).await
+    }
+
+    /// The same with one member.
+    pub async fn alone(program: &Path, dir: &Path) -> anyhow::Result<Etcd> {
+        Etcd::of(program, dir, 1).await
+    }
+
+    async fn of(program: &Path, dir: &Path, count: usize) -> anyhow::Result<Etcd> {
         let ports = Ports::claim()?;
         let list: Vec<_> = (0..count).map(|n| format!("m{n}=http://127.0.0.1:{}", ports.of(n, 1))).collect();
         let mut members = Vec::new();

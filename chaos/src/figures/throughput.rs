@@ -102,7 +102,7 @@ async fn pair(plan: &Plan, etcd: Option<&Path>, lines: &mut Vec<String>) -> anyh
 
     let mut pair = Pair { p50_ratio: of(&closed, 1)?.1 / (sync + 2.0 * ping), tail_lag_ms, ..Pair::default() };
     let Some(etcd) = etcd else { return Ok(pair) };
-    let members = Etcd::start(etcd, &dir.path().join("etcd"), 3).await?;
+    let members = Etcd::start(etcd, &dir.path().join("etcd")).await?;
     let (endpoints, pids) = (members.endpoints(), joined(members.pids().into_iter()));
     let theirs = ["--skip-journal", "--etcd", &endpoints, "--etcd-pids", &pids, "--sizes", "256"];
     let theirs = bench(

@@ -16,7 +16,7 @@ async fn etcdctl_prints_of_an_adapter_what_it_prints_of_etcd() {
         return chaos::skipped("there is no etcd to compare with");
     };
     let dir = tempfile::tempdir().unwrap();
-    let etcd = Etcd::start(&program, dir.path(), 1).await.unwrap();
+    let etcd = Etcd::alone(&program, dir.path()).await.unwrap();
     let front = Front::ephemeral().await;
     let (Some(theirs), Some(ours)) = (Ctl::at(etcd.endpoints()), Ctl::of(&front.adapters)) else { return };
     let mut pair = Pair { sides: [Side::of(theirs), Side::of(ours)], compared: 0 };
