@@ -66,9 +66,7 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<Table> {
     if plan.wants(&idle::NAMES) {
         idle::measure(plan, &mut table).await.context("idle")?;
     }
-    if adapters::wanted(plan) {
-        adapters::measure(plan, &mut table).await.context("adapters")?;
-    }
+    adapters::measure(plan, &mut table).await.context("adapters")?;
     Ok(table)
 }
 

@@ -1,22 +1,14 @@
-//! Adapters over three journal nodes against three members of etcd: the same loads from the same
-//! client, in pairs, with one adapter and with three.
+//! The same loads from the same client on adapters and on etcd, in pairs, with one adapter and with
+//! three.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use super::super::{Comparison, Figure, Plan, Table, list, median, say};
+use super::scene::{Scene, closed};
+use crate::etcd;
+use crate::load::{Outcome, Profile};
 
-use super::{Comparison, Figure, Plan, Table, list, median, say};
-use crate::cluster::{Adapter, AdapterOptions, Cluster, Options};
-use crate::etcd::{self, Etcd};
-use crate::load::{self, Outcome, Profile};
-
-/// Where an adapter's store belongs.
-const MEMORY_DIR: &str = "/dev/shm";
 const ADAPTERS: [usize; 2] = [1, 3];
-const PATIENCE: Duration = Duration::from_secs(60);
-const GRACE: Duration = Duration::from_secs(15);
 
 /// One load, as both sides get it.
 struct Load {
@@ -132,11 +124,13 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
     for number in 1..=plan.pairs {
         for adapters in ADAPTERS {
             say(format!("pair {number} of {}: {adapters} adapter(s) over three nodes", plan.pairs));
-            ours(plan, adapters, &mut outcomes, &mut lines).await?;
+            let scene = Scene::adapters(plan, adapters).await?;
+            run_all(plan, scene, adapters, &mut outcomes, &mut lines).await?;
         }
         if let Some(etcd) = &etcd {
             say(format!("pair {number} of {}: three members of etcd", plan.pairs));
-            theirs(plan, etcd, &mut outcomes, &mut lines).await?;
+            let scene = Scene::etcd(plan, etcd).await?;
+            run_all(plan, scene, 0, &mut outcomes, &mut lines).await?;
         }
     }
     table.beside.push(("Every load of adapters and of etcd, as `chaos load` told it".into(), lines));
@@ -169,81 +163,23 @@ fn figure(adapters: usize, promise: &Promise, outcomes: &Outcomes) -> Figure {
     }
 }
 
-async fn ours(plan: &Plan, count: usize, outcomes: &mut Outcomes, lines: &mut Vec<String>) -> anyhow::Result<()> {
-    let dir = plan.fresh("adapters")?;
-    let memory = tempfile::Builder::new().prefix("figures-adapters-").tempdir_in(MEMORY_DIR)?;
-    let cluster = Cluster::start(Options { dir: Some(dir.path().to_owned()), ..Options::default() }).await?;
-    let mut adapters = Vec::new();
-    for number in 0..count {
-        let name = format!("a{}", number + 1);
-        let adapter = Adapter::prepare(AdapterOptions {
-            home: memory.path().join(&name),
-            name,
-            client_port: cluster.adapter_port(number, 0),
-            metrics_port: cluster.adapter_port(number, 2),
-            journal: cluster.endpoints(),
-            program: None,
-            flags: vec!["--quota-backend-bytes=8589934592".into()],
-        })?;
-        adapter.start()?;
-        adapter.wait_ready(PATIENCE).await?;
-        adapters.push(adapter);
-    }
-    let endpoints: Vec<_> = adapters.iter().map(|adapter| adapter.endpoint().to_string()).collect();
-    let nodes = cluster.nodes().iter().filter_map(|node| node.pid());
-    let pids: Vec<_> = nodes.chain(adapters.iter().filter_map(Adapter::pid)).collect();
-    run_all(plan, count, &endpoints, &pids, outcomes, lines).await?;
-    for adapter in &adapters {
-        ensure!(!adapter.stop(GRACE).await, "{} did not stop after the load", adapter.name());
-    }
-    let killed = cluster.stop().await;
-    ensure!(killed.is_empty(), "nodes did not stop after the load: {}", killed.join(", "));
-    Ok(())
-}
-
-async fn theirs(plan: &Plan, etcd: &Path, outcomes: &mut Outcomes, lines: &mut Vec<String>) -> anyhow::Result<()> {
-    let dir = plan.fresh("adapters")?;
-    let members = Etcd::start(etcd, dir.path()).await?;
-    let endpoints: Vec<_> = members.endpoints().split(',').map(str::to_owned).collect();
-    run_all(plan, 0, &endpoints, &members.pids(), outcomes, lines).await?;
-    members.stop().await;
-    Ok(())
-}
-
 async fn run_all(
     plan: &Plan,
+    scene: Scene,
     side: usize,
-    endpoints: &[String],
-    pids: &[u32],
     outcomes: &mut Outcomes,
     lines: &mut Vec<String>,
 ) -> anyhow::Result<()> {
     for load in LOADS.iter().filter(|load| needs(plan, load)) {
-        let load_plan = load::Plan {
-            endpoints: endpoints.to_vec(),
-            profile: load.profile,
-            clients: load.clients,
-            connections: load.clients.min(8),
-            rate: None,
-            watchers: 100,
-            keys: load.keys,
-            value_bytes: 256,
-            warm_up: Duration::from_secs(2),
-            length: Duration::from_secs(plan.adapter_duration_s),
-            seed: 1,
-            server_pids: pids.to_vec(),
-        };
-        // On a thread of its own: the processes are watched meanwhile.
-        let outcome = tokio::task::spawn_blocking(move || load::run(&load_plan)).await?;
-        let outcome = outcome.with_context(|| format!("the load {}", load.name))?;
-        ensure!(outcome.failed == 0, "{}: {} failed: {:?}", load.name, outcome.failed, outcome.first_failure);
+        let loaded = closed(load.profile, load.clients, load.keys, 256, plan.adapter_duration_s);
+        let outcome = scene.load(load.name, loaded).await?;
         let who = if side == 0 { "etcd".into() } else { format!("{side} adapter(s)") };
         let line = format!("{who}, {}: {}", load.name, outcome.lines().join("; "));
         eprintln!("    {line}");
         lines.push(line);
         outcomes.entry((side, load.name)).or_default().push(outcome);
     }
-    Ok(())
+    scene.strike().await
 }
 
 /// Whether a figure that is wanted needs the load.
