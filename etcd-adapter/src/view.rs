@@ -233,8 +233,12 @@ impl View {
         Ok(History { rows, next: last + 1 })
     }
 
-    /// The version that was there before the revision of this row, if it is still known.
+    /// The version that was there before the revision of this row, if it is still known. A key that its
+    /// revision creates has none, also where the same revision deleted an older one.
     pub fn previous(&self, row: &Row) -> Result<Option<Row>, ReadError> {
+        if row.create == row.at.main {
+            return Ok(None);
+        }
         let before = At::end_of(row.at.main - 1);
         let at = self.with_state(|state| {
             state.index().at(&row.key, before).filter(|version| !version.is_tombstone()).map(|version| version.at)

@@ -130,6 +130,26 @@ async fn w_11_the_version_before_comes_along_if_it_is_asked_for() {
 }
 
 #[tokio::test]
+async fn w_11_a_key_that_one_revision_deletes_and_creates_has_no_version_before() {
+    use proto::etcd::request_op::Request::{RequestDeleteRange, RequestPut};
+    let mut world = World::new().await;
+    let mut watching = world.watch().await;
+    watching.create(WatchCreateRequest { prev_kv: true, ..from("a", 0) }).await;
+    let first = world.put("a", "1").await;
+    // etcd takes this range, which holds every key, for one that no put can lie in.
+    let all = DeleteRangeRequest { key: bytes("\0"), range_end: bytes("\0"), ..Default::default() };
+    let put = PutRequest { key: bytes("a"), value: bytes("2"), ..Default::default() };
+    let success = [RequestDeleteRange(all), RequestPut(put)].map(|request| RequestOp { request: Some(request) });
+    world.kv.txn(TxnRequest { success: success.to_vec(), ..Default::default() }).await.unwrap();
+    let mut events = Vec::new();
+    while events.len() < 3 {
+        events.extend(watching.next().await.events);
+    }
+    assert_eq!(events[1].prev_kv.clone().unwrap().mod_revision, first, "what was deleted is told");
+    assert_eq!((events[2].kv.clone().unwrap().version, events[2].prev_kv.clone()), (1, None));
+}
+
+#[tokio::test]
 async fn w_12_filters_drop_events_and_what_is_left_empty_is_not_sent() {
     let mut world = World::new().await;
     let mut watching = world.watch().await;
