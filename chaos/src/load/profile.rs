@@ -240,11 +240,8 @@ impl Work {
             Some(Kind::Create) => (client.revision, client.updates) = (answer.revision, 0),
             Some(Kind::Update) => (client.revision, client.updates) = (answer.revision, client.updates + 1),
             Some(Kind::Delete) => client.begin_another(),
-            Some(Kind::FirstPage) if profile == Profile::OldPage => {
-                if client.list == 0 {
-                    client.list = answer.revision;
-                }
-            }
+            // It stays at the revision of its first answer.
+            Some(Kind::FirstPage) if profile == Profile::OldPage && client.list != 0 => {}
             Some(Kind::FirstPage) => (client.list, client.page) = (answer.revision, 1),
             Some(Kind::NextPage) => client.page += 1,
             _ => {}
