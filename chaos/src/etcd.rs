@@ -1,4 +1,4 @@
-//! Three members of etcd on this machine, to measure against.
+//! Members of etcd on this machine, to measure against and to compare with.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,8 +9,6 @@ use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Ports, Process, Signal, get};
 
-const MEMBERS: usize = 3;
-
 /// Running members. Dropping them kills them.
 pub struct Etcd {
     members: Vec<Process>,
@@ -18,12 +16,21 @@ pub struct Etcd {
 }
 
 impl Etcd {
-    /// Starts members whose data lies in `dir`, and waits until they have a leader.
+    /// Starts three members whose data lies in `dir`, and waits until they have a leader.
     pub async fn start(program: &Path, dir: &Path) -> anyhow::Result<Etcd> {
+        Etcd::of(program, dir, 3).await
+    }
+
+    /// The same with one member.
+    pub async fn alone(program: &Path, dir: &Path) -> anyhow::Result<Etcd> {
+        Etcd::of(program, dir, 1).await
+    }
+
+    async fn of(program: &Path, dir: &Path, count: usize) -> anyhow::Result<Etcd> {
         let ports = Ports::claim()?;
-        let list: Vec<_> = (0..MEMBERS).map(|n| format!("m{n}=http://127.0.0.1:{}", ports.of(n, 1))).collect();
+        let list: Vec<_> = (0..count).map(|n| format!("m{n}=http://127.0.0.1:{}", ports.of(n, 1))).collect();
         let mut members = Vec::new();
-        for number in 0..MEMBERS {
+        for number in 0..count {
             let client = format!("http://127.0.0.1:{}", ports.of(number, 0));
             let peer = format!("http://127.0.0.1:{}", ports.of(number, 1));
             let home = dir.join(format!("m{number}"));
@@ -47,7 +54,7 @@ impl Etcd {
 
     /// For `--etcd`.
     pub fn endpoints(&self) -> String {
-        let endpoints = (0..MEMBERS).map(|number| format!("127.0.0.1:{}", self.ports.of(number, 0)));
+        let endpoints = (0..self.members.len()).map(|number| format!("127.0.0.1:{}", self.ports.of(number, 0)));
         endpoints.collect::<Vec<_>>().join(",")
     }
 
@@ -66,7 +73,7 @@ impl Etcd {
 
     async fn wait_ready(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);
-        for number in 0..MEMBERS {
+        for number in 0..self.members.len() {
             let address = ([127, 0, 0, 1], self.ports.of(number, 0)).into();
             loop {
                 match get(address, "/health", Duration::from_secs(2)).await {

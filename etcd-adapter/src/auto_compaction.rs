@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retention_below_an_hour_is_kept_to_within_a_tenth() {
+    fn kv_c5_a_retention_below_an_hour_is_kept_to_within_a_tenth() {
         let due = looks(AutoCompaction::Periodic(Duration::from_secs(600)), 1, 2000);
         assert_eq!(due, [(600, 1000), (1200, 1600), (1800, 2200)]);
         for (at, target) in due {
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retention_of_days_compacts_every_hour_what_is_older() {
+    fn kv_c5_a_retention_of_days_compacts_every_hour_what_is_older() {
         let hour = 3600;
         let due = looks(AutoCompaction::Periodic(Duration::from_secs(10 * hour)), 60, 13 * hour);
         let hours: Vec<_> = due.iter().map(|(at, _)| at / hour).collect();
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn by_revision_it_keeps_so_many_and_looks_every_five_minutes() {
+    fn kv_c5_by_revision_it_keeps_so_many_and_looks_every_five_minutes() {
         let due = looks(AutoCompaction::Revisions(1100), 1, 900);
         assert_eq!(due, [(300, 200), (600, 500), (900, 800)]);
         assert_eq!(looks(AutoCompaction::Revisions(5000), 1, 900), [], "there are not so many yet");

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_expires_while_renewals_cannot_get_in_nor_right_after() {
+    async fn ls_9_nothing_expires_while_renewals_cannot_get_in_nor_right_after() {
         let mut world = World::new();
         world.clock.renewed(1, 5, Position(10), world.time);
         assert_eq!(world.outage(60.0), []);
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_process_that_was_stopped_for_a_minute_counts_a_second_of_it_at_most() {
+    async fn ls_13_a_process_that_was_stopped_for_a_minute_counts_a_second_of_it_at_most() {
         let mut world = World::new();
         world.clock.renewed(1, 5, Position(10), world.time);
         world.passes(1.0);

@@ -6,6 +6,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	electionpb "go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	lockpb "go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 )
 
 // A named is a fixed sequence for rules of the surface, which its name begins with. What must come of
@@ -34,6 +36,13 @@ func stopWatch(stream int, id int64) step {
 func progress(stream int) step { return step{kind: "progress", stream: stream} }
 func grant(id, ttl int64) step { return req("grant", &pb.LeaseGrantRequest{ID: id, TTL: ttl}) }
 func lock(what string) step    { return step{kind: "lock", msg: &pb.PutRequest{Key: []byte(what)}} }
+
+func call1(m proto.Message) step { return req("contend", m) }
+
+// sized is a put of a value of so many bytes.
+func sized(bytes int) step {
+	return req("put", &pb.PutRequest{Key: k, Value: make([]byte, bytes)})
+}
 
 func putOp(p *pb.PutRequest) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: p}}
@@ -134,6 +143,11 @@ func cases() []named {
 		{"KV-R2 streamed ranges", append(someKeys(), req("stream", prefix), req("stream", &pb.RangeRequest{Key: k, RangeEnd: whole, CountOnly: true}),
 			req("stream", &pb.RangeRequest{Key: k, SortOrder: pb.RangeRequest_DESCEND}),
 			req("stream", &pb.RangeRequest{Key: k, MinModRevision: 1}), req("stream", &pb.RangeRequest{Key: k, Revision: now + 9}))},
+		{"KV-R2 streamed ranges with a target and no order", append(someKeys(),
+			req("stream", &pb.RangeRequest{Key: k, RangeEnd: whole, Limit: 2, SortTarget: pb.RangeRequest_VALUE}),
+			req("stream", &pb.RangeRequest{Key: k, RangeEnd: whole, Limit: 1, SortTarget: pb.RangeRequest_VERSION}),
+			req("stream", &pb.RangeRequest{Key: k, RangeEnd: whole, Limit: 1, SortTarget: pb.RangeRequest_MOD}),
+			req("stream", &pb.RangeRequest{Key: k, RangeEnd: whole, Limit: -1, SortTarget: pb.RangeRequest_VALUE}))},
 		{"A3 every order and limit of a range", sorted()},
 		{"TX-1 too many operations", []step{txn(ops(make128(129)...)), txn(ops(make128(128)...)),
 			txn(ops(txnOp(ops(make128(128)...)))), txn(ops(txnOp(ops(make128(127)...))))}},
@@ -160,6 +174,13 @@ func cases() []named {
 		{"MT-5 with damage", []step{put("k", "1"), grant(1, 100), alarm(pb.AlarmRequest_ACTIVATE, pb.AlarmType_CORRUPT), put("k", "2"), del("k"), compact(now), grant(2, 100),
 			req("revoke", &pb.LeaseRevokeRequest{ID: 1}), get(prefix), txn(ops(putOp(&pb.PutRequest{Key: k}))), txn(ops(rangeOp(prefix))),
 			alarm(pb.AlarmRequest_DEACTIVATE, pb.AlarmType_CORRUPT), put("k", "3")}},
+		{"HDR-6 a keep-alive's header", []step{grant(1, 100), put("k", "1"), req("keepalive", &pb.LeaseKeepAliveRequest{ID: 1}), del("k"),
+			req("keepalive", &pb.LeaseKeepAliveRequest{ID: 1}), req("keepalive", &pb.LeaseKeepAliveRequest{}), req("timetolive", &pb.LeaseTimeToLiveRequest{})}},
+		{"LS-4 LS-8 a lease that nobody keeps takes its keys along, and is not there to be renewed", []step{grant(1, 1), grant(2, 1000),
+			watchOn(0, &pb.WatchCreateRequest{Key: k, RangeEnd: whole, PrevKv: true}),
+			req("put", &pb.PutRequest{Key: []byte("k2"), Lease: 1}), req("put", &pb.PutRequest{Key: k, Lease: 1}), req("put", &pb.PutRequest{Key: []byte("k3"), Lease: 2}),
+			req("expire", &pb.RangeRequest{Key: k}), req("keepalive", &pb.LeaseKeepAliveRequest{ID: 1}), req("timetolive", &pb.LeaseTimeToLiveRequest{ID: 1, Keys: true}),
+			req("revoke", &pb.LeaseRevokeRequest{ID: 1}), req("put", &pb.PutRequest{Key: k, Lease: 1}), req("leases", &pb.LeaseLeasesRequest{})}},
 		{"LS-3 keeping alive what is there and what is not", []step{grant(1, 100), req("keepalive", &pb.LeaseKeepAliveRequest{ID: 1}), req("keepalive", &pb.LeaseKeepAliveRequest{ID: 2})}},
 		{"LS-5 LS-6 what is left of leases", []step{grant(1, 100), req("timetolive", &pb.LeaseTimeToLiveRequest{ID: 1}), req("timetolive", &pb.LeaseTimeToLiveRequest{ID: 5, Keys: true}),
 			grant(2, 200), req("leases", &pb.LeaseLeasesRequest{})}},
@@ -167,6 +188,9 @@ func cases() []named {
 			req("revoke", &pb.LeaseRevokeRequest{ID: 1}), req("revoke", &pb.LeaseRevokeRequest{ID: 1}), grant(2, 100), req("revoke", &pb.LeaseRevokeRequest{ID: 2})}},
 		{"W-1 ranges of watches", []step{watchOn(0, &pb.WatchCreateRequest{}), watchOn(0, &pb.WatchCreateRequest{Key: k, RangeEnd: k}), watchOn(0, &pb.WatchCreateRequest{Key: k, RangeEnd: whole}),
 			put("\x00", "x"), put("k", "x"), put("z", "x")}},
+		{"HDR-7 headers of what is no event", append(someKeys(), compact(now-1), watchOn(0, &pb.WatchCreateRequest{Key: k, ProgressNotify: true}), progress(0),
+			watchOn(0, &pb.WatchCreateRequest{Key: k, StartRevision: now - 2}), watchOn(0, &pb.WatchCreateRequest{Key: k, StartRevision: -1}), put("k", "1"),
+			stopWatch(0, 0), stopWatch(0, 1), progress(0), watchOn(0, &pb.WatchCreateRequest{Key: k, RangeEnd: k}))},
 		{"W-2 ids of watches", []step{watchOn(0, &pb.WatchCreateRequest{Key: k, WatchId: 1}), watchOn(0, &pb.WatchCreateRequest{Key: k}), watchOn(0, &pb.WatchCreateRequest{Key: k}),
 			watchOn(0, &pb.WatchCreateRequest{Key: k, WatchId: 1}), stopWatch(0, 1), watchOn(0, &pb.WatchCreateRequest{Key: k, WatchId: 1}), put("k", "x")}},
 		{"W-3 a negative start comes before an empty range", []step{watchOn(0, &pb.WatchCreateRequest{Key: k, StartRevision: -1}), watchOn(0, &pb.WatchCreateRequest{Key: k, RangeEnd: k, StartRevision: -1})}},
@@ -177,16 +201,48 @@ func cases() []named {
 			watchOn(0, &pb.WatchCreateRequest{Key: k, WatchId: 0}), stopWatch(0, 0), stopWatch(0, 0), stopWatch(0, 1), stopWatch(0, 77),
 			watchOn(0, &pb.WatchCreateRequest{Key: k, RangeEnd: whole, StartRevision: now, PrevKv: true}))},
 		{"W-8 a start in the future", []step{watchOn(0, &pb.WatchCreateRequest{Key: k, StartRevision: now + 3}), put("k", "1"), put("k", "2"), progress(0), put("k", "3"), put("k", "4"), progress(0)}},
+		{"W-11 a key that its revision deletes and creates has nothing before it", append(someKeys(),
+			watchOn(0, &pb.WatchCreateRequest{Key: k, RangeEnd: whole, PrevKv: true}),
+			txn(ops(delOp(&pb.DeleteRangeRequest{Key: whole, RangeEnd: whole}), putOp(&pb.PutRequest{Key: []byte("k1"), PrevKv: true}))),
+			watchOn(0, &pb.WatchCreateRequest{Key: k, RangeEnd: whole, PrevKv: true, StartRevision: now}))},
 		{"W-12 filters", []step{watchOn(0, &pb.WatchCreateRequest{Key: k, Filters: []pb.WatchCreateRequest_FilterType{0}}), watchOn(0, &pb.WatchCreateRequest{Key: k, Filters: []pb.WatchCreateRequest_FilterType{1}}),
 			put("k", "1"), del("k"), put("k", "2")}},
 		{"W-13 fragments", []step{watchOn(0, &pb.WatchCreateRequest{Key: k, Fragment: true, RangeEnd: whole}), big("k1"), big("k2"), big("k3"),
 			watchOn(1, &pb.WatchCreateRequest{Key: k, Fragment: true, RangeEnd: whole, StartRevision: now - 2})}},
 		{"W-15 progress of a stream", []step{progress(0), watchOn(0, &pb.WatchCreateRequest{Key: k}), progress(0), put("k", "1"), progress(0), watchOn(0, &pb.WatchCreateRequest{Key: k, StartRevision: now + 1}), progress(0)}},
+		{"W-17 watches of one stream are told the same, and progress comes behind all of them", []step{
+			watchOn(0, &pb.WatchCreateRequest{Key: k, RangeEnd: whole}), watchOn(0, &pb.WatchCreateRequest{Key: k, RangeEnd: whole}), watchOn(1, &pb.WatchCreateRequest{Key: []byte("k2")}),
+			put("k1", "1"), progress(0), txn(ops(putOp(&pb.PutRequest{Key: []byte("k2")}), putOp(&pb.PutRequest{Key: []byte("k1")}))), progress(0), progress(1),
+			watchOn(0, &pb.WatchCreateRequest{Key: k, RangeEnd: whole, StartRevision: now - 1}), put("k1", "2"), progress(0)}},
+		{"MT-1 MT-2 MT-6 what a member says of itself", []step{req("upkeep", &pb.StatusRequest{}), req("upkeep", &pb.HashRequest{}),
+			req("alarm", &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}),
+			alarm(pb.AlarmRequest_ACTIVATE, pb.AlarmType_NOSPACE), req("upkeep", &pb.StatusRequest{}), alarm(pb.AlarmRequest_ACTIVATE, pb.AlarmType_CORRUPT), req("upkeep", &pb.StatusRequest{})}},
 		{"MT-8 MT-9 hashes", append(someKeys(), del("k1"), req("hash", &pb.HashKVRequest{}), req("hash", &pb.HashKVRequest{Revision: now - 1}), req("hash", &pb.HashKVRequest{Revision: now + 1}), req("hash", &pb.HashKVRequest{Revision: -1}),
 			compact(now-1), put("k", "1"), req("hash", &pb.HashKVRequest{}), req("hash", &pb.HashKVRequest{Revision: now}))},
 		{"MT-12 downgrades that are refused", []step{req("upkeep", &pb.DowngradeRequest{Version: "3.5"}), req("upkeep", &pb.DowngradeRequest{Version: "three"}), req("upkeep", &pb.DowngradeRequest{Version: "3.6.0"}), req("upkeep", &pb.DowngradeRequest{Action: pb.DowngradeRequest_CANCEL})}},
 		{"CL-2 CL-3 CL-6 members that are not there", []step{req("upkeep", &pb.MemberAddRequest{PeerURLs: []string{"x"}}), req("upkeep", &pb.MemberAddRequest{}), req("upkeep", &pb.MemberRemoveRequest{ID: 5}),
 			req("upkeep", &pb.MemberPromoteRequest{ID: 5}), req("upkeep", &pb.MemberUpdateRequest{ID: 5}), req("upkeep", &pb.MoveLeaderRequest{TargetID: 5})}},
+		{"CL-1 HDR-4 the members", []step{req("upkeep", &pb.MemberListRequest{}), req("upkeep", &pb.MemberListRequest{Linearizable: true})}},
+		{"CL-2 CL-3 CL-4 a learner comes and goes", []step{req("upkeep", &pb.MemberAddRequest{IsLearner: true, PeerURLs: []string{"http://127.0.0.1:1"}}),
+			req("upkeep", &pb.MemberListRequest{Linearizable: true}), {kind: "pause"},
+			req("upkeep", &pb.MemberAddRequest{IsLearner: true, PeerURLs: []string{"http://127.0.0.1:1"}}),
+			req("upkeep", &pb.MemberAddRequest{IsLearner: true, PeerURLs: []string{"http://127.0.0.1:2"}}), req("upkeep", &pb.MoveLeaderRequest{TargetID: uint64(slot)}),
+			req("upkeep", &pb.MemberPromoteRequest{ID: uint64(slot)}), req("upkeep", &pb.MemberUpdateRequest{ID: uint64(slot), PeerURLs: []string{"http://127.0.0.1:3"}}),
+			// One without addresses would end etcd's process.
+			req("upkeep", &pb.MemberRemoveRequest{ID: uint64(slot)}), req("upkeep", &pb.MemberRemoveRequest{ID: uint64(slot)}),
+			req("upkeep", &pb.MemberPromoteRequest{ID: uint64(slot)}), req("upkeep", &pb.MemberListRequest{Linearizable: true})}},
+		{"CL-3 CL-6 the only member", []step{req("upkeep", &pb.MoveLeaderRequest{TargetID: uint64(self)}), req("upkeep", &pb.MemberPromoteRequest{ID: uint64(self)}),
+			req("upkeep", &pb.MemberRemoveRequest{ID: uint64(self)}), req("upkeep", &pb.MemberListRequest{Linearizable: true})}},
+		{"A3 requests that are too large", []step{sized(1_572_000), sized(1_573_000), sized(2_097_152), sized(3_000_000)}},
+		{"A10 contending without waiting", []step{grant(1, 100), grant(-4, 100), call1(&lockpb.LockRequest{Name: k, Lease: 1}), call1(&lockpb.LockRequest{Name: k, Lease: 1}),
+			call1(&lockpb.UnlockRequest{Key: []byte("k/1")}), call1(&lockpb.LockRequest{Name: k, Lease: -4}), call1(&lockpb.UnlockRequest{}), call1(&lockpb.LockRequest{Lease: 1}),
+			call1(&lockpb.LockRequest{Name: k, Lease: 99}), call1(&electionpb.CampaignRequest{Name: []byte("e"), Lease: -4, Value: k}), call1(&electionpb.LeaderRequest{Name: []byte("e")}),
+			call1(&electionpb.CampaignRequest{Name: []byte("e"), Lease: -4, Value: whole}), call1(&electionpb.LeaderRequest{Name: []byte("e")}), req("observe", &electionpb.LeaderRequest{Name: []byte("e")}),
+			call1(&electionpb.ProclaimRequest{Leader: &electionpb.LeaderKey{Name: []byte("e"), Key: []byte("e/-4"), Lease: -4, Rev: -1}, Value: k}),
+			call1(&electionpb.ResignRequest{Leader: &electionpb.LeaderKey{Name: []byte("e"), Key: []byte("e/-4"), Lease: -4, Rev: -1}}), call1(&electionpb.LeaderRequest{Name: []byte("e")})}},
+		{"A10 who cannot proclaim resigns", []step{put("e/1", "somebody's"), call1(&electionpb.CampaignRequest{Name: []byte("e"), Lease: 1, Value: k}),
+			call1(&electionpb.LeaderRequest{Name: []byte("e")}), put("e/1", "again"), grant(1, 100), call1(&electionpb.CampaignRequest{Name: []byte("e"), Lease: 1, Value: k}),
+			call1(&electionpb.LeaderRequest{Name: []byte("e")})}},
 		{"A10 locks", []step{grant(1, 100), grant(2, 100), lock("locks")}},
 		{"A10 elections", []step{grant(1, 100), grant(2, 100), lock("elections")}},
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"google.golang.org/grpc/status"
@@ -25,7 +26,27 @@ type difference struct {
 }
 
 func (d *difference) Error() string {
-	return fmt.Sprintf("%s\n      etcd:    %s\n      adapter: %s", d.about, d.etcd, d.subject)
+	etcd, subject := apart(squeezed(d.etcd), squeezed(d.subject))
+	return fmt.Sprintf("%s\n      etcd:    %s\n      adapter: %s", d.about, etcd, subject)
+}
+
+// squeezed says long runs of zero bytes, of which large values are made, in fewer words.
+func squeezed(said string) string { return zeros.ReplaceAllString(said, `\x00...`) }
+
+var zeros = regexp.MustCompile(`(\\x00|\\000){4,}`)
+
+// apart leaves out most of what two long texts begin with alike.
+func apart(a, b string) (string, string) {
+	const before = 300
+	same := 0
+	for same < min(len(a), len(b)) && a[same] == b[same] {
+		same++
+	}
+	if same <= before {
+		return a, b
+	}
+	same -= before
+	return "..." + a[same:], "..." + b[same:]
 }
 
 func differ(about, etcd, subject string) error {
@@ -57,18 +78,14 @@ func (s *side) plain(a answer) string {
 	return text(msg) + problem
 }
 
-// blank replaces the ids of leases that this side chose with the places they have in the sequence.
+// blank replaces the ids of leases that this side chose with their numbers in the sequence.
 func (s *side) blank(msg proto.Message) {
-	if len(s.chosen) == 0 {
+	if len(s.numbers) == 0 {
 		return
 	}
-	places := map[int64]int64{}
-	for place, id := range s.chosen {
-		places[id] = place
-	}
 	walk(msg.ProtoReflect(), func(_ protoreflect.Message, field protoreflect.FieldDescriptor, n int64) int64 {
-		if place, ok := places[n]; ok && (field.Name() == "lease" || field.Name() == "ID") {
-			return place
+		if number, ok := s.numbers[n]; ok && (field.Name() == "lease" || field.Name() == "ID") {
+			return number
 		}
 		return n
 	})

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"fmt"
 	"math/rand"
 
 	"google.golang.org/protobuf/proto"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	electionpb "go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	lockpb "go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 )
 
 // A generator draws sequences. What it draws depends on nothing but the seed.
@@ -40,8 +43,10 @@ func (g *generator) one(in int) bool { return g.Intn(in) == 0 }
 
 func (g *generator) step() step {
 	switch n := g.Intn(100); {
-	case n < 24:
+	case n < 22:
 		return step{kind: "put", msg: g.put()}
+	case n < 24:
+		return g.contend()
 	case n < 32:
 		return step{kind: "delete", msg: g.delete()}
 	case n < 50:
@@ -69,6 +74,8 @@ func (g *generator) step() step {
 		return step{kind: "alarm", msg: g.alarm()}
 	case n < 98:
 		return g.upkeep()
+	case n < 99:
+		return g.contend()
 	}
 	return step{kind: "range", msg: g.rangeRequest()}
 }
@@ -414,6 +421,11 @@ func (g *generator) watch() step {
 	if g.one(10) {
 		create.Filters = append(create.Filters, pb.WatchCreateRequest_NOPUT, pb.WatchCreateRequest_NODELETE)
 	}
+	if g.one(30) {
+		// Of no meaning yet.
+		create.Filters = append(create.Filters, 7)
+	}
+	create.ProgressNotify = g.one(6)
 	stream := g.Intn(streams)
 	if g.one(4) {
 		create.WatchId = g.Int63n(6)
@@ -437,6 +449,10 @@ func (g *generator) alarm() *pb.AlarmRequest {
 func (g *generator) upkeep() step {
 	all := []proto.Message{
 		&pb.DefragmentRequest{},
+		&pb.StatusRequest{},
+		&pb.HashRequest{},
+		&pb.MemberListRequest{},
+		&pb.MemberListRequest{Linearizable: true},
 		&pb.DowngradeRequest{Action: pb.DowngradeRequest_VALIDATE, Version: "3.5"},
 		&pb.DowngradeRequest{Action: pb.DowngradeRequest_VALIDATE, Version: "three"},
 		&pb.DowngradeRequest{Action: pb.DowngradeRequest_VALIDATE, Version: "3.6.0"},
@@ -449,4 +465,27 @@ func (g *generator) upkeep() step {
 		&pb.MemberAddRequest{},
 	}
 	return step{kind: "upkeep", msg: all[g.Intn(len(all))]}
+}
+
+// contend is of a lock or of an election. Leases have ids that both sides know: they are in keys.
+func (g *generator) contend() step {
+	name := []byte([]string{"a", "lead", "", "k\xff"}[g.Intn(4)])
+	lease := []int64{1, 2, -4, 777}[g.Intn(4)]
+	key := []byte(fmt.Sprintf("%s/%x", name, lease))
+	leader := &electionpb.LeaderKey{Name: name, Key: key, Lease: lease, Rev: -1}
+	if g.one(5) {
+		leader.Rev = now - g.Int63n(5)
+	}
+	if g.one(12) {
+		leader = nil
+	}
+	all := []proto.Message{
+		&lockpb.LockRequest{Name: name, Lease: lease},
+		&lockpb.UnlockRequest{Key: key},
+		&electionpb.CampaignRequest{Name: name, Lease: lease, Value: g.value()},
+		&electionpb.ProclaimRequest{Leader: leader, Value: g.value()},
+		&electionpb.ResignRequest{Leader: leader},
+		&electionpb.LeaderRequest{Name: name},
+	}
+	return step{kind: "contend", msg: all[g.Intn(len(all))]}
 }

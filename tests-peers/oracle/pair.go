@@ -30,8 +30,11 @@ type side struct {
 	cluster     pb.ClusterClient
 	lock        lockpb.LockClient
 	election    electionpb.ElectionClient
-	// The ids of leases that the server chose itself, by the slot that the sequence gave them.
-	chosen map[int64]int64
+	// The ids of leases that the server chose itself, by the slot that the sequence gave them, and the
+	// numbers of all of them: a slot may be filled anew while its first lease is still there.
+	chosen, numbers map[int64]int64
+	// The member that answers.
+	member int64
 }
 
 // A pair is etcd itself and the server that must not be told from it. Both have seen the same history,
@@ -68,6 +71,7 @@ func connect(name, address string) (*side, error) {
 		lock:        lockpb.NewLockClient(conn),
 		election:    electionpb.NewElectionClient(conn),
 		chosen:      map[int64]int64{},
+		numbers:     map[int64]int64{},
 	}, nil
 }
 
@@ -87,12 +91,14 @@ func newPair(adapter, endpoint string) (*pair, error) {
 	if err == nil {
 		for _, s := range p.sides() {
 			ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
-			_, err = s.kv.Range(ctx, &pb.RangeRequest{Key: []byte("a")}, grpc.WaitForReady(true))
+			var answer *pb.RangeResponse
+			answer, err = s.kv.Range(ctx, &pb.RangeRequest{Key: []byte("a")}, grpc.WaitForReady(true))
 			cancel()
 			if err != nil {
 				err = fmt.Errorf("%s does not answer: %w", s.name, err)
 				break
 			}
+			s.member = int64(answer.Header.MemberId)
 		}
 	}
 	if err != nil {

@@ -15,6 +15,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	electionpb "go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	lockpb "go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 )
 
 const streams = 2
@@ -32,15 +34,19 @@ type run struct {
 	open     [streams][2]*stream
 	watchers []*watcher
 	// Watchers that a compaction ended, by stream and id: they can still be canceled, once.
-	dead   map[[2]int64]bool
-	steps  int
-	events int
-	trace  io.Writer
+	dead map[[2]int64]bool
+	// Ends with the run.
+	listening context.Context
+	deafen    context.CancelFunc
+	steps     int
+	events    int
+	trace     io.Writer
 }
 
 // play plays a sequence from a clean start. The error is the first difference.
 func play(p *pair, sequence []step, trace io.Writer) (r *run, err error) {
 	r = &run{p: p, trace: trace, dead: map[[2]int64]bool{}}
+	r.listening, r.deafen = context.WithCancel(context.Background())
 	defer r.close()
 	if err := r.reset(); err != nil {
 		return r, fmt.Errorf("before the first step: %w", err)
@@ -139,6 +145,7 @@ func (r *run) reset() error {
 			}
 		}
 		clear(s.chosen)
+		clear(s.numbers)
 	}
 	r.base = r.revision
 	if _, err := r.compare("compacting everything", func(ctx context.Context, s *side) (proto.Message, error) {
@@ -165,6 +172,7 @@ func (r *run) reset() error {
 }
 
 func (r *run) close() {
+	r.deafen()
 	for _, st := range append([]*stream{r.all[0], r.all[1]}, slices.Concat(r.open[0][:], r.open[1][:])...) {
 		if st != nil {
 			st.cancel()
@@ -182,6 +190,14 @@ func (r *run) take(s step) error {
 		return r.askProgress(s.stream)
 	case "lock":
 		return r.lock(s)
+	case "pause":
+		// An id in etcd may be made of the second it was made in.
+		time.Sleep(1100 * time.Millisecond)
+		return nil
+	case "expire":
+		return r.expire(s.msg.(*pb.RangeRequest).Key)
+	case "contend":
+		return r.contend(s)
 	}
 	if s.kind == "compact" || s.kind == "sync" {
 		// What a watcher has not been told yet would be lost, sooner on one side than on the other.
@@ -232,6 +248,7 @@ func call(ctx context.Context, s *side, st step, msg proto.Message) (proto.Messa
 				return nil, fmt.Errorf("the server chose the lease id %d", answer.ID)
 			}
 			s.chosen[slot+int64(st.stream)] = answer.ID
+			s.numbers[answer.ID] = slot + int64(len(s.numbers))
 		}
 		return answer, err
 	case *pb.LeaseRevokeRequest:
@@ -269,6 +286,40 @@ func call(ctx context.Context, s *side, st step, msg proto.Message) (proto.Messa
 			})
 		}
 		return answer, err
+	case *pb.HashRequest:
+		answer, err := s.maintenance.Hash(ctx, m)
+		if err == nil {
+			// It is of etcd's file, whatever is in it.
+			answer.Hash = 0
+		}
+		return answer, err
+	case *pb.StatusRequest:
+		return aboutItself(ctx, s, m)
+	case *pb.MemberListRequest:
+		answer, err := s.cluster.MemberList(ctx, m)
+		if err == nil {
+			err = reachable(s, answer)
+		}
+		return answer, err
+	case *lockpb.LockRequest:
+		return s.lock.Lock(ctx, m)
+	case *lockpb.UnlockRequest:
+		return s.lock.Unlock(ctx, m)
+	case *electionpb.CampaignRequest:
+		return s.election.Campaign(ctx, m)
+	case *electionpb.ProclaimRequest:
+		return s.election.Proclaim(ctx, m)
+	case *electionpb.ResignRequest:
+		return s.election.Resign(ctx, m)
+	case *electionpb.LeaderRequest:
+		if st.kind == "contend" {
+			return s.election.Leader(ctx, m)
+		}
+		calls, err := s.election.Observe(ctx, m)
+		if err != nil {
+			return nil, err
+		}
+		return calls.Recv()
 	case *pb.DowngradeRequest:
 		return s.maintenance.Downgrade(ctx, m)
 	case *pb.MoveLeaderRequest:
@@ -276,13 +327,27 @@ func call(ctx context.Context, s *side, st step, msg proto.Message) (proto.Messa
 	case *pb.DefragmentRequest:
 		return s.maintenance.Defragment(ctx, m)
 	case *pb.MemberRemoveRequest:
-		return s.cluster.MemberRemove(ctx, m)
+		answer, err := s.cluster.MemberRemove(ctx, m)
+		if err == nil {
+			err = s.placeless(answer.Members)
+		}
+		return answer, err
 	case *pb.MemberPromoteRequest:
 		return s.cluster.MemberPromote(ctx, m)
 	case *pb.MemberUpdateRequest:
-		return s.cluster.MemberUpdate(ctx, m)
+		answer, err := s.cluster.MemberUpdate(ctx, m)
+		if err == nil {
+			err = s.placeless(answer.Members)
+		}
+		return answer, err
 	case *pb.MemberAddRequest:
-		return s.cluster.MemberAdd(ctx, m)
+		answer, err := s.cluster.MemberAdd(ctx, m)
+		if err == nil {
+			s.chosen[slot+int64(st.stream)] = int64(answer.Member.ID)
+			s.numbers[int64(answer.Member.ID)] = slot + int64(len(s.numbers))
+			err = s.placeless(answer.Members)
+		}
+		return answer, err
 	}
 	return nil, fmt.Errorf("no such step: %v", st)
 }

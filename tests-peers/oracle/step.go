@@ -13,7 +13,9 @@ import (
 //
 //   - a revision of `now + delta` stands for the revision when the step is taken, moved by delta, so
 //     that a sequence means the same wherever it begins, and when steps are left out of it;
-//   - a lease of `slot + n` stands for the id that the server chose for the n-th such lease.
+//   - a lease of `slot + n` stands for the id that the server chose for the n-th such lease, and a
+//     member of `slot + n` likewise;
+//   - a member of `self` stands for the one that is asked.
 type step struct {
 	kind string
 	// Which watch stream, or which watcher.
@@ -24,6 +26,7 @@ type step struct {
 const (
 	now  = int64(1) << 40
 	slot = int64(1) << 42
+	self = int64(1) << 43
 	// Placeholders are this near to their base.
 	span = int64(1) << 20
 )
@@ -46,6 +49,8 @@ func resolved[M proto.Message](msg M, revision int64, s *side) M {
 		switch {
 		case near(n, now):
 			return max(revision+n-now, 1)
+		case n == self:
+			return s.member
 		case near(n, slot):
 			// A slot that nobody has filled is an unknown lease.
 			if id, ok := s.chosen[n]; ok {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -37,6 +38,8 @@ type stream struct {
 	parts  map[int64]bool
 	wrong  []string
 	closed error
+	// Keys whose names the servers chose.
+	hidden []string
 }
 
 func openStream(s *side) (*stream, error) {
@@ -170,6 +173,9 @@ func (st *stream) told(id, bare int64) string {
 	var all []string
 	for _, event := range st.events[id] {
 		event = proto.Clone(event).(*mvccpb.Event)
+		if slices.Contains(st.hidden, string(event.Kv.Key)) {
+			event.Kv.Key, event.Kv.Lease, event.PrevKv = nil, 0, nil
+		}
 		if event.Kv.ModRevision <= bare {
 			event.PrevKv = nil
 		}

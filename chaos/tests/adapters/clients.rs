@@ -19,7 +19,7 @@ async fn what_is_built_on_etcds_client_works_through_three_real_journal_nodes() 
 async fn try_all(front: Front) {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let Some(program) = chaos::etcd::clients(repository).unwrap() else {
-        println!("    SKIPPED: there is no Go client");
+        chaos::skipped("there is no Go client");
         return;
     };
     let endpoints: Vec<_> = front.adapters.iter().map(|adapter| adapter.endpoint().to_string()).collect();

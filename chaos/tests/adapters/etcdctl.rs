@@ -1,43 +1,10 @@
 //! etcd's own command-line client, through its commands.
 
-use std::io::{BufRead, BufReader};
-use std::process::Child;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Ctl, Front};
-
-/// A command that goes on, line by line.
-struct Going {
-    child: Child,
-    lines: std::sync::mpsc::Receiver<String>,
-}
-
-impl Going {
-    fn begin(ctl: &Ctl, args: &[&str]) -> Going {
-        let mut child = ctl.command(args).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        let (told, lines) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            for line in out.lines().map_while(Result::ok) {
-                let _ = told.send(line);
-            }
-        });
-        Going { child, lines }
-    }
-
-    fn next(&self, count: usize) -> Vec<String> {
-        (0..count).map(|_| self.lines.recv_timeout(Duration::from_secs(10)).expect("one more line")).collect()
-    }
-}
-
-impl Drop for Going {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use crate::support::{Ctl, Front, Going};
 
 #[tokio::test]
 async fn etcdctl_works_on_an_adapter_that_keeps_everything_in_itself() {
@@ -52,6 +19,18 @@ async fn etcdctl_works_through_three_real_journal_nodes() {
     let front = Front::on_a_journal(1).await;
     let Some(ctl) = Ctl::of(&front.adapters) else { return };
     try_every_command(&ctl);
+    front.stop().await;
+}
+
+#[tokio::test]
+#[ignore = "a minute of load: part of `make soak`"]
+async fn etcdctl_is_content_with_the_throughput_through_three_real_journal_nodes() {
+    let front = Front::on_a_journal(1).await;
+    let Some(ctl) = Ctl::of(&front.adapters) else { return };
+    let output = ctl.outcome(&["check", "perf", "--load", "s", "--auto-compact", "--auto-defrag"], "");
+    let said = String::from_utf8_lossy(&output.stdout);
+    // How long the slowest request may take says more about the machine than about us.
+    assert!(said.contains("PASS: Throughput is"), "{said}");
     front.stop().await;
 }
 

@@ -10,5 +10,6 @@ mod clients;
 mod etcdctl;
 mod journal_hurt;
 mod killed;
+mod same_output;
 mod support;
 mod two_writers;

@@ -1,7 +1,8 @@
 //! What the stories have in common.
 
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -128,13 +129,22 @@ pub struct Ctl {
 impl Ctl {
     /// Nothing where it cannot be built: then what needs it is skipped, and says so.
     pub fn of(adapters: &[Adapter]) -> Option<Ctl> {
+        let endpoints: Vec<_> = adapters.iter().map(|adapter| adapter.endpoint().to_string()).collect();
+        Ctl::at(endpoints.join(","))
+    }
+
+    /// The same, for whatever listens there.
+    pub fn at(endpoints: String) -> Option<Ctl> {
         let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
         let Some(program) = chaos::etcd::etcdctl(repository).unwrap() else {
-            println!("    SKIPPED: there is no etcdctl");
+            chaos::skipped("there is no etcdctl");
             return None;
         };
-        let endpoints: Vec<_> = adapters.iter().map(|adapter| adapter.endpoint().to_string()).collect();
-        Some(Ctl { program, endpoints: endpoints.join(",") })
+        Some(Ctl { program, endpoints })
+    }
+
+    pub fn endpoints(&self) -> &str {
+        &self.endpoints
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
@@ -160,12 +170,51 @@ impl Ctl {
 
     /// The same with something to read.
     pub fn says_to(&self, args: &[&str], input: &str) -> String {
-        use std::io::Write;
-        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
+        let output = self.outcome(args, input);
         assert!(output.status.success(), "etcdctl {args:?}: {}", complaint(&output));
         String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Ctl {
+    /// Whatever comes of it.
+    pub fn outcome(&self, args: &[&str], input: &str) -> Output {
+        use std::io::Write;
+        let mut child = self.command(args).stdin(Stdio::piped()).spawn().unwrap();
+        // It may have ended without reading.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+}
+
+/// A command that goes on, line by line.
+pub struct Going {
+    pub child: Child,
+    pub lines: std::sync::mpsc::Receiver<String>,
+}
+
+impl Going {
+    pub fn begin(ctl: &Ctl, args: &[&str]) -> Going {
+        let mut child = ctl.command(args).spawn().unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        let (told, lines) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            for line in out.lines().map_while(Result::ok) {
+                let _ = told.send(line);
+            }
+        });
+        Going { child, lines }
+    }
+
+    pub fn next(&self, count: usize) -> Vec<String> {
+        (0..count).map(|_| self.lines.recv_timeout(Duration::from_secs(10)).expect("one more line")).collect()
+    }
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

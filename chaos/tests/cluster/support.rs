@@ -88,10 +88,7 @@ where
     }
 }
 
-/// Says that a test could not run here, so that nobody takes its passing for a result.
-pub fn skipped(why: &str) {
-    println!("    SKIPPED: {why}");
-}
+pub use chaos::skipped;
 
 pub async fn append(journal: &RemoteJournal, text: &str) -> Result<Position, journal_client::AppendError> {
     journal.append(journal_client::Entry::new(text.to_owned())).await

@@ -421,6 +421,15 @@ mod tests {
     }
 
     #[test]
+    fn mt_6_the_quota_is_two_gib_unless_said_otherwise_and_may_be_none() {
+        let quota = |flags: &[&str]| load(&[&["--ephemeral"], flags].concat()).unwrap().limits.quota_bytes;
+        assert_eq!(quota(&[]), Some(2 << 30));
+        assert_eq!(quota(&["--quota-backend-bytes=0"]), Some(2 << 30));
+        assert_eq!(quota(&["--quota-backend-bytes=1000000"]), Some(1_000_000));
+        assert_eq!(quota(&["--quota-backend-bytes=-1"]), None);
+    }
+
+    #[test]
     fn what_kubeadm_says_is_understood() {
         let said = "--name=a --feature-gates=InitialCorruptCheck=true --listen-client-urls=https://127.0.0.1:2379 \
             --advertise-client-urls=https://10.0.0.1:2379 --listen-peer-urls=https://10.0.0.1:2380 \

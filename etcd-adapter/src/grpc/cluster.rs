@@ -34,6 +34,14 @@ impl ClusterService {
         Some(self.0.header(0))
     }
 
+    /// Whether nobody would be left to answer without this member.
+    fn is_the_last(&self, id: u64) -> bool {
+        let runs = |member: &Known| !member.learner && member.producer.is_some();
+        self.0.view.with_state(|state| {
+            state.member(id).is_some_and(runs) && !state.members().any(|other| other.id != id && runs(other))
+        })
+    }
+
     async fn change(&self, command: Command) -> Result<(Option<Member>, Vec<Member>), Status> {
         match answer_of(self.0.say(command).await?)? {
             (_, Answer::Members { added, members: known }) => Ok((added.map(member), members(known))),
@@ -67,7 +75,11 @@ impl Cluster for ClusterService {
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        let (_, members) = self.change(Command::MemberRemove { id: request.into_inner().id }).await?;
+        let id = request.into_inner().id;
+        if self.is_the_last(id) {
+            return Err(status::NOT_ENOUGH_STARTED.into());
+        }
+        let (_, members) = self.change(Command::MemberRemove { id }).await?;
         Ok(Response::new(MemberRemoveResponse { header: self.header(), members }))
     }
 

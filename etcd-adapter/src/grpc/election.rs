@@ -36,6 +36,20 @@ impl ElectionService {
         Ok((response.header, response.kvs.into_iter().next()))
     }
 
+    async fn say_while_leading(&self, leader: &LeaderKey, put: PutRequest) -> Result<Option<ResponseHeader>, Status> {
+        let response = self.0.txn(while_leading(leader, Op::RequestPut(put))).await?;
+        match response.succeeded {
+            true => Ok(response.header),
+            false => Err(status::ELECTION_NOT_LEADER.into()),
+        }
+    }
+
+    async fn give_up(&self, leader: &LeaderKey) -> Result<Option<ResponseHeader>, Status> {
+        let delete = DeleteRangeRequest { key: leader.key.clone(), ..Default::default() };
+        let response = self.0.txn(while_leading(leader, Op::RequestDeleteRange(delete))).await?;
+        Ok(response.header)
+    }
+
     /// Tells who leads, and every change of it or of what he proclaims.
     async fn observe_into(
         &self,
@@ -104,7 +118,11 @@ impl Election for ElectionService {
         let leader = LeaderKey { name, key: key.clone(), rev: own.create_revision, lease: lease.0 };
         if !new && own.value != value {
             let put = PutRequest { key: key.clone(), value, lease: lease.0, ..Default::default() };
-            shared.txn(while_leading(&leader, Op::RequestPut(put))).await?;
+            if let Err(status) = self.say_while_leading(&leader, put).await {
+                // Who cannot say what he stands for stands no longer.
+                let _ = self.give_up(&leader).await;
+                return Err(status);
+            }
         }
         let contender = Contender::new(shared.clone(), key);
         alive(shared, lease, wait_for_earlier(shared, &prefix, own.create_revision)).await?;
@@ -116,11 +134,8 @@ impl Election for ElectionService {
         let ProclaimRequest { leader, value } = request.into_inner();
         let leader = leader.ok_or(status::LEADER_KEY_MISSING)?;
         let put = PutRequest { key: leader.key.clone(), value, lease: leader.lease, ..Default::default() };
-        let response = self.0.txn(while_leading(&leader, Op::RequestPut(put))).await?;
-        match response.succeeded {
-            true => Ok(Response::new(ProclaimResponse { header: response.header })),
-            false => Err(status::ELECTION_NOT_LEADER.into()),
-        }
+        let header = self.say_while_leading(&leader, put).await?;
+        Ok(Response::new(ProclaimResponse { header }))
     }
 
     async fn leader(&self, request: Request<LeaderRequest>) -> Result<Response<LeaderResponse>, Status> {
@@ -153,8 +168,7 @@ impl Election for ElectionService {
 
     async fn resign(&self, request: Request<ResignRequest>) -> Result<Response<ResignResponse>, Status> {
         let leader = request.into_inner().leader.ok_or(status::LEADER_KEY_MISSING)?;
-        let delete = DeleteRangeRequest { key: leader.key.clone(), ..Default::default() };
-        let response = self.0.txn(while_leading(&leader, Op::RequestDeleteRange(delete))).await?;
-        Ok(Response::new(ResignResponse { header: response.header }))
+        let header = self.give_up(&leader).await?;
+        Ok(Response::new(ResignResponse { header }))
     }
 }

@@ -235,7 +235,10 @@ async fn stream_range(shared: &Shared, mut range: command::Range, pieces: &Piece
     let wanted = range.limit;
     let mut total = None;
     let mut sent = 0;
-    let mut keys = STREAM_KEYS;
+    // With a target and no order, etcd sorts each piece by itself, and goes on behind the last key *of
+    // that order*: keys may be passed over, or come again. What a client of etcd sees is what it gets.
+    let sorted = range.sort_target != SortTarget::Key;
+    let mut keys = if sorted && wanted < 0 { i64::MAX } else { STREAM_KEYS };
     loop {
         let left = if wanted > 0 { wanted - sent } else { i64::MAX };
         range.limit = keys.min(left);
@@ -253,7 +256,13 @@ async fn stream_range(shared: &Shared, mut range: command::Range, pieces: &Piece
         let bytes = response.encoded_len();
         if last {
             response.header = Some(shared.header(revision));
-            response.count = count;
+            response.count = match sorted && page.more {
+                true => {
+                    sent + shared.view.range(&command::Range { count_only: true, limit: 0, ..range.clone() })?.count
+                }
+                false if sorted => sent,
+                false => count,
+            };
             response.more = page.more;
         }
         if pieces.send(Ok(RangeStreamResponse { range_response: Some(response) })).await.is_err() || last {

@@ -76,6 +76,15 @@ fn alarm_member(alarm: Alarm) -> AlarmMember {
     AlarmMember { member_id: alarm.member, alarm: alarm_kind(alarm.kind).into() }
 }
 
+/// As Go prints the message: what is 0 is not there.
+fn alarm_text(alarm: &Alarm) -> String {
+    let kind = alarm_kind(alarm.kind).as_str_name();
+    match alarm.member {
+        0 => format!("alarm:{kind}"),
+        member => format!("memberID:{member} alarm:{kind}"),
+    }
+}
+
 /// `3.7`, or `3.7.x`: whatever else is no version.
 fn minor_of(version: &str) -> Option<(u64, u64)> {
     let mut parts = version.split('.').map(|part| part.parse::<u64>().ok());
@@ -118,10 +127,7 @@ impl Maintenance for MaintenanceService {
         let shared = &self.0;
         let own = shared.member_id.get().copied().unwrap_or_default();
         let (leader, size, learner, target, mut errors) = shared.view.with_state(|state| {
-            let errors: Vec<_> = state
-                .alarms()
-                .map(|alarm| format!("memberID:{} alarm:{}", alarm.member, alarm_kind(alarm.kind).as_str_name()))
-                .collect();
+            let errors: Vec<_> = state.alarms().map(|alarm| alarm_text(&alarm)).collect();
             let learner = state.member(own).is_some_and(|member| member.learner);
             (state.leader(), state.logical_bytes(), learner, state.downgrade().map(str::to_owned), errors)
         });
@@ -224,6 +230,12 @@ impl Maintenance for MaintenanceService {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_alarm_is_told_as_go_prints_it() {
+        let text = |member| alarm_text(&Alarm { member, kind: AlarmKind::NoSpace });
+        assert_eq!((text(0).as_str(), text(7).as_str()), ("alarm:NOSPACE", "memberID:7 alarm:NOSPACE"));
+    }
 
     #[test]
     fn a_version_has_two_numbers_at_least() {

@@ -53,10 +53,11 @@ pub fn prefix_of(name: &Bytes) -> Vec<u8> {
     [&name[..], b"/"].concat()
 }
 
-/// A contender's own key.
+/// A contender's own key. Clients know it by heart: Go writes a negative lease with a minus.
 pub fn key_of(name: &Bytes, lease: i64) -> Bytes {
     let mut key = prefix_of(name);
-    key.extend_from_slice(format!("{lease:x}").as_bytes());
+    let sign = if lease < 0 { "-" } else { "" };
+    key.extend_from_slice(format!("{sign}{:x}", lease.unsigned_abs()).as_bytes());
     key.into()
 }
 
@@ -147,5 +148,18 @@ async fn wait_for_end(shared: &Arc<Shared>, key: Bytes, created: i64) -> Result<
         }
         session.woken().await;
         session.take();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_contenders_key_ends_in_its_lease_as_go_writes_it() {
+        let name = Bytes::from_static(b"name");
+        for (lease, key) in [(1, "name/1"), (0x7fff_0000, "name/7fff0000"), (-4, "name/-4")] {
+            assert_eq!(key_of(&name, lease), key);
+        }
     }
 }

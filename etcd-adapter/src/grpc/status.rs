@@ -45,6 +45,7 @@ known! {
     MEMBER_NOT_LEARNER = FailedPrecondition, "etcdserver: can only promote a learner member";
     LEARNER_NOT_READY = FailedPrecondition, "etcdserver: can only promote a learner member which is in sync with leader";
     TOO_MANY_LEARNERS = FailedPrecondition, "etcdserver: too many learner members in cluster";
+    NOT_ENOUGH_STARTED = Unknown, "etcdserver: re-configuration failed due to not enough started members";
     REQUEST_TOO_LARGE = InvalidArgument, "etcdserver: request is too large";
     TOO_MANY_REQUESTS = Unknown, "etcdserver: too many requests";
     NO_LEADER = Unavailable, "etcdserver: no leader";

@@ -62,7 +62,7 @@ pub enum Skipped {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
     pub row: Row,
-    /// The version that was live before the revision: what a watcher's `prev_kv` shows.
+    /// The version that was live before the revision. (What a watcher's `prev_kv` shows is the view's to say.)
     pub prev: Option<At>,
     pub(super) version: Version,
     /// The live version that this one takes the place of.

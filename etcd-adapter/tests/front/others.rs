@@ -61,6 +61,21 @@ async fn cl_4_5_a_learner_joins_is_not_promoted_unseen_and_leaves() {
 }
 
 #[tokio::test]
+async fn cl_3_the_only_member_that_answers_cannot_be_removed() {
+    let mut world = World::new().await;
+    let mut cluster = ClusterClient::new(world.channel.clone());
+    let list = cluster.member_list(MemberListRequest { linearizable: true }).await.unwrap().into_inner();
+    let add = MemberAddRequest { peer_ur_ls: vec!["http://127.0.0.1:1".to_owned()], is_learner: false };
+    // One that was added and has not begun answers nobody.
+    let added = cluster.member_add(add).await.unwrap().into_inner().member.unwrap();
+    let refused = cluster.member_remove(MemberRemoveRequest { id: list.members[0].id }).await.unwrap_err();
+    let words = "etcdserver: re-configuration failed due to not enough started members";
+    assert_eq!((refused.code(), refused.message()), (Code::Unknown, words));
+    cluster.member_remove(MemberRemoveRequest { id: added.id }).await.unwrap();
+    world.put("k", "v").await;
+}
+
+#[tokio::test]
 async fn w_19_21_a_stream_outlives_unknown_requests_and_the_end_of_all_requests() {
     let mut world = World::new().await;
     let (requests, stream) = tokio::sync::mpsc::channel(8);

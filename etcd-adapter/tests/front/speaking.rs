@@ -9,8 +9,9 @@ use etcd_adapter::adapter::Adapter;
 use etcd_adapter::config::Config;
 use journal_client::{Fate, Journal, MemoryJournal, Reason};
 use proto::etcd::kv_client::KvClient;
+use proto::etcd::lease_client::LeaseClient;
 use proto::etcd::maintenance_client::MaintenanceClient;
-use proto::etcd::{HashKvRequest, PutRequest, RangeRequest, StatusRequest};
+use proto::etcd::{HashKvRequest, LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest, StatusRequest};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -142,6 +143,25 @@ async fn an_adapter_started_anew_has_everything_and_keeps_its_member_id() {
         (before.member_id, before.cluster_id, before.revision)
     );
     assert_eq!(hash_of(&channel, before.revision).await, hash);
+}
+
+#[tokio::test]
+async fn ls_10_what_was_left_of_a_lease_is_not_remembered_by_an_adapter_started_anew() {
+    let journal = journal();
+    let (adapter, channel) = start(&journal, "one").await;
+    let left = |channel: &Channel| {
+        let mut lease = LeaseClient::new(channel.clone());
+        let ask = LeaseTimeToLiveRequest { id: 7, keys: false };
+        async move { lease.lease_time_to_live(ask).await.unwrap().into_inner() }
+    };
+    LeaseClient::new(channel.clone()).lease_grant(LeaseGrantRequest { id: 7, ttl: 600 }).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let before = left(&channel).await.ttl;
+    assert!(before <= 597, "{before}");
+    adapter.shutdown().await;
+    let (_again, channel) = start(&journal, "one").await;
+    let after = left(&channel).await;
+    assert!(after.ttl >= 598 && after.granted_ttl == 600, "{after:?}");
 }
 
 #[tokio::test]

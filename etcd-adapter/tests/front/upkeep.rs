@@ -31,7 +31,7 @@ async fn compact_revision(channel: &Channel) -> i64 {
 }
 
 #[tokio::test]
-async fn only_the_adapter_that_leads_compacts_by_itself() {
+async fn kv_c5_only_the_adapter_that_leads_compacts_by_itself() {
     let journal = MemoryJournal::new("upkeep");
     let (_one, first) = start(&journal, "leads", &[]).await;
     let (_other, second) = start(&journal, "compacts", &["--auto-compaction-retention=1s"]).await;
@@ -54,7 +54,7 @@ async fn only_the_adapter_that_leads_compacts_by_itself() {
 }
 
 #[tokio::test]
-async fn defragmentation_answers_at_once_and_holds_up_nothing() {
+async fn mt_7_defragmentation_answers_at_once_and_holds_up_nothing() {
     let mut world = World::new().await;
     for number in 0..200 {
         world.put(&format!("k/{number}"), "v").await;

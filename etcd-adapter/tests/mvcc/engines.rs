@@ -160,7 +160,7 @@ fn victim() {
 /// No flush is asked for: RocksDB flushes by itself when a memtable is full, and must take the records
 /// with the rows.
 #[test]
-fn a_killed_process_leaves_rows_and_records_that_belong_together() {
+fn kv_c4_a_killed_process_leaves_what_belongs_together_and_its_compaction_goes_on() {
     let journal = victims_journal();
     let mut came_to = Vec::new();
     for files in [4, 12, 30] {
@@ -187,12 +187,23 @@ fn a_killed_process_leaves_rows_and_records_that_belong_together() {
         child.wait().unwrap();
 
         let (_, found) = rocks(dir.path()).load().unwrap().expect("something was flushed");
+        let compacted = found.compact_revision();
         let (mut calm, _) = Replica::memory();
         for (position, body) in journal.iter().take_while(|(position, _)| *position < found.applied()) {
             calm.apply(*position, body);
         }
         assert_eq!(calm.state.read().hash(), found.hash(), "at {}", found.applied());
         came_to.push(found.applied());
+
+        // What the compaction had yet to drop goes now, and nothing else.
+        let mut again = Replica::open(rocks(dir.path()));
+        let before = again.kv_hash(again.state.read().revision());
+        again.forget(usize::MAX);
+        let left = all_rows(&again.store);
+        assert!(left.iter().all(|row| again.state.read().index().knows(&row.key, row.at)));
+        let late = left.iter().filter(|row| row.at.main <= compacted).count();
+        assert!(compacted < 1 || late <= 700, "{late} rows of 700 keys are left below the compaction");
+        assert_eq!(again.kv_hash(again.state.read().revision()), before);
     }
     assert!(came_to.is_sorted() && came_to[0] > Position(1) && came_to[0] < came_to[2], "{came_to:?}");
 }
