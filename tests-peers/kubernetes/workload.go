@@ -85,7 +85,7 @@ func deploy(ctx context.Context, s *server, namespace string, count int) error {
 		return err
 	}
 	// Nothing is bound beyond what it may be: the nodes have equal shares.
-	pods, err := s.core.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{})
+	pods, err := s.core.CoreV1().Pods(namespace).List(ctx, meta.ListOptions{LabelSelector: "app=web"})
 	if err != nil {
 		return err
 	}
@@ -139,7 +139,7 @@ func runs(ctx context.Context, s *server, namespace string, count int, image str
 
 func scale(ctx context.Context, s *server, namespace string, count int) error {
 	patch := fmt.Sprintf(`{"spec":{"replicas":%d}}`, count)
-	_, err := s.core.AppsV1().Deployments(namespace).Patch(ctx, "web", types.MergePatchType, []byte(patch), meta.PatchOptions{}, "scale")
+	_, err := s.core.AppsV1().Deployments(namespace).Patch(ctx, "web", types.MergePatchType, []byte(patch), meta.PatchOptions{})
 	return err
 }
 
