@@ -39,7 +39,10 @@ impl Stack {
                 let name = format!("a{}", number + 1);
                 let home: PathBuf = dir.path().join(&name);
                 let adapter = Adapter::prepare(AdapterOptions {
-                    flags: flags(&home, spare_port(&cluster, number)),
+                    // As kubeadm tells etcd: caches of what never changes are to follow too.
+                    flags: std::iter::once("--watch-progress-notify-interval=5s".to_owned())
+                        .chain(flags(&home, spare_port(&cluster, number)))
+                        .collect(),
                     home,
                     name,
                     client_port: cluster.adapter_port(number, 0),
