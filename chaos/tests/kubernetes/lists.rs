@@ -36,7 +36,7 @@ async fn the_same_on_etcd_for_comparison() {
     let server = plane.api_server(0, &storage, &quiet()).unwrap();
     let ready = plane.ready(&server).await.unwrap();
     println!("three members of etcd: ready after {:.2} s", ready.as_secs_f64());
-    print!("{}", plane.drive(&[&server], "lists", &["--count=200"]).await.unwrap());
+    print!("{}", plane.drive(&[&server], "lists", &["--count=100"]).await.unwrap());
     server.stop(Duration::from_secs(20)).await;
     etcd.stop().await;
 }
