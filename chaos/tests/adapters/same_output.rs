@@ -54,7 +54,8 @@ impl Side {
         side.number(member["ID"].as_u64().unwrap(), "MEMBER");
         side.text(member["peerURLs"][0].as_str().unwrap(), "PEER");
         side.text(member["clientURLs"][0].as_str().unwrap(), "CLIENT");
-        side.text(&side.ctl.endpoints().to_owned(), "ENDPOINT");
+        let endpoints = side.ctl.endpoints().to_owned();
+        side.text(&endpoints, "ENDPOINT");
         // Only where a name can stand.
         let name = member["name"].as_str().unwrap();
         side.text(&format!("started, {name},"), "started, NAME,");
@@ -110,10 +111,10 @@ fn timeless(line: &str) -> String {
     if let Some(at) = line.find("took ") {
         line.truncate(at);
     }
-    if let (Some(from), Some(to)) = (line.find("remaining("), line.find("s), attached").or(line.rfind("s)"))) {
-        if from < to {
-            line.replace_range(from..to, "remaining(SOME");
-        }
+    if let (Some(from), Some(to)) = (line.find("remaining("), line.find("s), attached").or(line.rfind("s)")))
+        && from < to
+    {
+        line.replace_range(from..to, "remaining(SOME");
     }
     line
 }
