@@ -5,7 +5,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test soak figures verify fix prepare
+.PHONY: help run test test-kubernetes soak figures verify fix prepare
 
 export TARGET := $(abspath $(or $(CARGO_TARGET_DIR),target))
 CARGO ?= cargo
@@ -15,7 +15,7 @@ DIR ?= $(CURDIR)/data
 ARGS ?=
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: prepare ## build, start three nodes and an adapter on this machine, stop them with Ctrl-C
 	@echo "==> building journal-server, journal, etcd-adapter and chaos (release; the first time takes some minutes)"
@@ -25,6 +25,11 @@ run: prepare ## build, start three nodes and an adapter on this machine, stop th
 
 test: prepare ## everything that a change must pass: format, lints, tests, cluster tests
 	@.ci/test
+
+test-kubernetes: prepare ## Kubernetes' own control plane on adapters (needs Go; the first time it is built, for minutes)
+	@tests-peers/kubernetes/build >/dev/null
+	@$(CARGO) build --workspace --bins --locked
+	@exec $(CARGO) test --workspace --locked --test kubernetes -- --ignored --test-threads=1 --nocapture
 
 soak: prepare ## the same claims, for hours: crash cases, simulation seeds, cluster faults
 	@.ci/soak

@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod etcd;
 pub mod figures;
 pub mod history;
+pub mod kubernetes;
 pub mod load;
 pub mod procfs;
 pub mod proxy;

@@ -505,7 +505,8 @@ impl Applier {
         self.meters.forgotten.add(forgotten as u64);
         if forgotten < FORGET_STEPS {
             self.compactions.pop_front();
-            let sweep = sweep(self.store.clone(), floor, self.flushing.clone(), self.failure.clone(), self.drive);
+            let (flushing, failure) = (self.flushing.clone(), self.failure.clone());
+            let sweep = sweep(self.store.clone(), floor, flushing, failure, self.drive, self.meters.clone());
             tokio::spawn(sweep);
         }
         Ok(())
@@ -520,6 +521,7 @@ async fn sweep(
     flushing: Arc<AtomicBool>,
     failure: Arc<Mutex<Option<StoreError>>>,
     drive: Drive,
+    meters: Arc<Meters>,
 ) {
     loop {
         while flushing.load(Ordering::Acquire) {
@@ -530,7 +532,7 @@ async fn sweep(
         match drive.run(move || piece.sweep(floor)).await {
             // A rest of no time would be none.
             Some(Ok(true)) => sleep(began.elapsed().clamp(REST_MIN, REST_MAX)).await,
-            Some(Ok(false)) => return,
+            Some(Ok(false)) => return meters.swept.store(store.swept(), Ordering::Relaxed),
             Some(Err(error)) => {
                 *failure.lock() = Some(error);
                 return;

@@ -23,6 +23,10 @@ const IDLE_EVERY: Duration = Duration::from_secs(1);
 const RETRY: Duration = Duration::from_millis(50);
 /// A read that rides on an entry asks for itself after so long.
 const RIDE_MAX: Duration = Duration::from_millis(50);
+/// After an answer for many reads the next question rests, so that it is one for many more: a question
+/// costs the nodes as much as dozens of reads cost here. A few readers wait for nothing.
+const MANY: usize = 8;
+const REST: Duration = Duration::from_millis(1);
 /// Reads that wait together.
 const WAITING_MAX: usize = 100_000;
 
@@ -170,8 +174,12 @@ impl Reads {
                     if said.tail < applied {
                         return Shorter { tail: said.tail, applied };
                     }
-                    meters.told_tail(asked.elapsed(), readers.len());
+                    let served = readers.len();
+                    meters.told_tail(asked.elapsed(), served);
                     self.on_tail(said, std::mem::take(&mut readers));
+                    if served > MANY {
+                        sleep(REST).await;
+                    }
                 }
                 Err(error) => {
                     meters.reads_failed.add(1);

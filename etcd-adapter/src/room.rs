@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// This part of the file system is the reserve, in percent, unless a compaction needs more.
 const RESERVE_PERCENT: u64 = 15;
+/// But no more than this: what deletes and compactions need does not grow with the disk that they are on.
+const RESERVE_MAX: u64 = 4 << 30;
 /// The ballast is this part of the file system, in percent, and no more than is ever replayed at once.
 const BALLAST_PERCENT: u64 = 5;
 const BALLAST_MAX: u64 = 64 << 20;
@@ -104,7 +106,7 @@ impl Room {
 
 /// What must stay free. A compaction writes its output before its input goes: some of the largest files.
 fn reserve(space: Space, biggest_file: u64) -> u64 {
-    (space.total / 100 * RESERVE_PERCENT).max(4 * biggest_file)
+    (space.total / 100 * RESERVE_PERCENT).min(RESERVE_MAX).max(4 * biggest_file)
 }
 
 fn ballast(space: Space) -> u64 {
@@ -129,6 +131,13 @@ mod tests {
         let space = Space { total: 1_000_000, free: 0 };
         assert_eq!(reserve(space, 0), 150_000);
         assert_eq!(reserve(space, 100_000), 400_000);
+    }
+
+    #[test]
+    fn the_reserve_on_a_large_disk_is_what_is_needed_and_not_a_part_of_the_disk() {
+        let space = Space { total: 1 << 40, free: 0 };
+        assert_eq!(reserve(space, 0), RESERVE_MAX);
+        assert_eq!(reserve(space, 2 << 30), 8 << 30);
     }
 
     #[test]

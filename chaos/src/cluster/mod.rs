@@ -30,7 +30,7 @@ use memory::Memory;
 pub use node::Node;
 pub use ports::{Ports, is_free};
 pub use process::{Process, Signal};
-pub use tls::{Papers, Renewal};
+pub use tls::{Papers, Renewal, issue, papers};
 
 use crate::proxy::Proxy;
 

@@ -21,6 +21,9 @@ pub struct Args {
     /// Seconds that count
     #[arg(long, value_name = "S", default_value_t = 30)]
     duration: u64,
+    /// Seconds that count of each load of adapters
+    #[arg(long, value_name = "S", default_value_t = 10)]
+    adapter_duration: u64,
     /// Pairs of runs, of which the median counts
     #[arg(long, value_name = "N", default_value_t = 3)]
     pairs: usize,
@@ -47,6 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         only: args.only,
         warm_up_s: args.warm_up,
         duration_s: args.duration,
+        adapter_duration_s: args.adapter_duration,
         pairs: args.pairs,
         kills: args.kills,
         idle_s: args.idle,

@@ -76,6 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         length: Duration::from_secs(args.seconds),
         seed,
         server_pids: server_pids.to_vec(),
+        stop: None,
     };
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());
     for pair in 0..args.pairs as u64 {

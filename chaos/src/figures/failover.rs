@@ -30,8 +30,8 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
         gaps.push(kill(&cluster, &journal).await?.as_secs_f64());
     }
     table.push(Figure {
-        name: NAMES[0],
-        what: "leader killed: longest gap between answers, worst",
+        name: NAMES[0].into(),
+        what: "leader killed: longest gap between answers, worst".into(),
         unit: "s",
         comparison: Comparison::Below,
         target: 3.0,
@@ -48,8 +48,8 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
         failures += failed;
     }
     table.push(Figure {
-        name: NAMES[1],
-        what: "leader moved on purpose: longest gap between answers, worst",
+        name: NAMES[1].into(),
+        what: "leader moved on purpose: longest gap between answers, worst".into(),
         unit: "ms",
         comparison: Comparison::Below,
         target: 100.0,
@@ -57,8 +57,8 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
         note: list(&gaps, 0),
     });
     table.push(Figure {
-        name: NAMES[2],
-        what: "leader moved on purpose: rejected or unknown appends, all together",
+        name: NAMES[2].into(),
+        what: "leader moved on purpose: rejected or unknown appends, all together".into(),
         unit: "",
         comparison: Comparison::AtMost,
         target: 0.0,

@@ -52,8 +52,8 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
     let share = (cpu()? - before) / begun.elapsed().as_secs_f64() * 100.0;
     let what_for = format!("{JOURNALS} journals and the catalogue, {} s", plan.idle_s);
     table.push(Figure {
-        name: NAMES[0],
-        what: "idle, the node that leads everything: share of one core",
+        name: NAMES[0].into(),
+        what: "idle, the node that leads everything: share of one core".into(),
         unit: "%",
         comparison: Comparison::Below,
         target: 1.0,
@@ -61,8 +61,8 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
         note: what_for.clone(),
     });
     table.push(Figure {
-        name: NAMES[1],
-        what: "idle, the node that leads everything: most resident memory",
+        name: NAMES[1].into(),
+        what: "idle, the node that leads everything: most resident memory".into(),
         unit: "MB",
         comparison: Comparison::Below,
         target: 100.0,

@@ -3,6 +3,7 @@
 //! Every figure states how it was measured in one line of the table. One that cannot be measured here
 //! is skipped, and counted as skipped; it never passes.
 
+mod adapters;
 mod failover;
 mod idle;
 mod restart;
@@ -31,6 +32,8 @@ pub struct Plan {
     /// Leaders killed, and moved.
     pub kills: usize,
     pub idle_s: u64,
+    /// The same of the adapters' loads, of which there are many.
+    pub adapter_duration_s: u64,
     /// What a restart finds in its journal.
     pub restart_bytes: u64,
 }
@@ -63,6 +66,7 @@ pub async fn measure(plan: &Plan) -> anyhow::Result<Table> {
     if plan.wants(&idle::NAMES) {
         idle::measure(plan, &mut table).await.context("idle")?;
     }
+    adapters::measure(plan, &mut table).await.context("adapters")?;
     Ok(table)
 }
 

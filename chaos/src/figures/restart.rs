@@ -39,8 +39,8 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
         sleep(Duration::from_secs(1)).await;
     }
     table.push(Figure {
-        name: NAMES[0],
-        what: "1 GB of journal, page cache dropped: one node from process start to ready, worst",
+        name: NAMES[0].into(),
+        what: "1 GB of journal, page cache dropped: one node from process start to ready, worst".into(),
         unit: "s",
         comparison: Comparison::Below,
         target: 2.0,
@@ -64,8 +64,8 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
         cluster.wait_ready().await?;
     }
     table.push(Figure {
-        name: NAMES[1],
-        what: "the same, all nodes at once, to the first acknowledged append, worst",
+        name: NAMES[1].into(),
+        what: "the same, all nodes at once, to the first acknowledged append, worst".into(),
         unit: "s",
         comparison: Comparison::Below,
         target: 4.0,

@@ -1,5 +1,6 @@
 //! Figures and the table that they make.
 
+use std::borrow::Cow;
 use std::fmt;
 
 /// How a value relates to its target.
@@ -33,9 +34,9 @@ impl fmt::Display for Comparison {
 /// One promise, and what was measured.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// What it is, for people.
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     pub unit: &'static str,
     pub comparison: Comparison,
     pub target: f64,
@@ -129,8 +130,8 @@ mod tests {
 
     fn figure(value: Option<f64>) -> Figure {
         Figure {
-            name: "failover_gap",
-            what: "longest gap",
+            name: "failover_gap".into(),
+            what: "longest gap".into(),
             unit: "s",
             comparison: Comparison::Below,
             target: 3.0,

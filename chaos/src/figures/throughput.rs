@@ -1,5 +1,6 @@
 //! Appends against the disk, and against etcd: `journal bench`, in pairs.
 
+use std::borrow::Cow;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -43,7 +44,15 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
     let mut push = |name, what, comparison, target, unit, values: Vec<f64>| {
         let value = (!values.is_empty()).then(|| median(values.clone()));
         let note = if values.is_empty() { "etcd could not be built here".into() } else { list(&values, 2) };
-        table.push(Figure { name, what, unit, comparison, target, value, note });
+        table.push(Figure {
+            name: Cow::Borrowed(name),
+            what: Cow::Borrowed(what),
+            unit,
+            comparison,
+            target,
+            value,
+            note,
+        });
     };
     push(
         NAMES[0],

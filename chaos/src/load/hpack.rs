@@ -306,7 +306,8 @@ mod tests {
         text("x", &mut huge);
         text(&"y".repeat(4000), &mut huge);
         decoder.read(&huge).unwrap();
-        assert_eq!(decoder.read(&[0x80 | 63]), Err(BadBlock), "pushed out");
+        assert_eq!(decoder.read(&[0x80 | 63]).unwrap().status, Some(5), "there is room for one of two beside it");
+        assert_eq!(decoder.read(&[0x80 | 64]), Err(BadBlock), "pushed out");
         assert_eq!(decoder.read(&[0x20, 0x80 | 62]), Err(BadBlock), "the peer has emptied its table");
     }
 

@@ -13,6 +13,6 @@ mod report;
 mod run;
 
 pub use plot::svg;
-pub use profile::Profile;
+pub use profile::{Profile, sample_values};
 pub use report::{Latency, Outcome};
 pub use run::{Plan, run};

@@ -19,6 +19,8 @@ pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
 
 /// Keys in a page, as kube-apiserver asks for them.
 const PAGE: u64 = 500;
+/// Among pages of an old revision, one in so many operations is a put: few enough not to count.
+const PAGES_TO_A_PUT: u32 = 50;
 /// Keys in a range of the profile of that name.
 const RANGE_KEYS: u64 = 1000;
 /// Updates of an object between its creation and its deletion.
@@ -45,6 +47,8 @@ pub enum Profile {
     Range,
     /// First pages of 500 keys, at the current revision, with the count of the rest
     FirstPage,
+    /// First pages at the revision at which the run began, while keys are put
+    OldPage,
     /// Lists of all keys in pages of 500 at one revision
     List,
     /// Puts, with watchers of all of them
@@ -57,7 +61,7 @@ impl Profile {
     /// Whether the keys must be there before.
     pub fn reads(self) -> bool {
         use Profile::*;
-        matches!(self, Get | GetSerializable | Range | FirstPage | List)
+        matches!(self, Get | GetSerializable | Range | FirstPage | OldPage | List)
     }
 }
 
@@ -185,6 +189,17 @@ impl Work {
                 Kind::Range
             }
             Profile::FirstPage => self.page(0, 0, request),
+            Profile::OldPage if self.rng.random_range(0..PAGES_TO_A_PUT) == 0 => {
+                let number = self.rng.random_range(0..self.keys);
+                self.name(number);
+                self.put(self.value_bytes, request);
+                self.clients[client].doing = None;
+                return Op { kind: Kind::Put, path: PUT };
+            }
+            Profile::OldPage => {
+                let revision = self.clients[client].list;
+                self.page(revision, 0, request)
+            }
             Profile::List => {
                 let Client { list, page, .. } = self.clients[client];
                 self.page(list, page, request)
@@ -208,7 +223,7 @@ impl Work {
     /// Takes the answer to what the client did, or says what is wrong with it.
     pub fn answered(&mut self, client: usize, head: &[u8]) -> Result<(), &'static str> {
         let answer = Head::read(head);
-        let leases = &mut self.leases;
+        let (profile, leases) = (self.profile, &mut self.leases);
         let client = &mut self.clients[client];
         let doing = client.doing.take();
         let compared = matches!(doing, Some(Kind::Create | Kind::Update | Kind::Delete));
@@ -225,6 +240,8 @@ impl Work {
             Some(Kind::Create) => (client.revision, client.updates) = (answer.revision, 0),
             Some(Kind::Update) => (client.revision, client.updates) = (answer.revision, client.updates + 1),
             Some(Kind::Delete) => client.begin_another(),
+            // It stays at the revision of its first answer.
+            Some(Kind::FirstPage) if profile == Profile::OldPage && client.list != 0 => {}
             Some(Kind::FirstPage) => (client.list, client.page) = (answer.revision, 1),
             Some(Kind::NextPage) => client.page += 1,
             _ => {}
@@ -325,6 +342,12 @@ impl Work {
         compare_and(key, revision, Some(value), request);
         if revision == 0 { Kind::Create } else { Kind::Update }
     }
+}
+
+/// Values as all loads put them, one behind the other.
+pub fn sample_values(count: usize, bytes: usize) -> Vec<u8> {
+    let mut work = Work::new(Profile::Put, 1, 1, bytes, 1);
+    (0..count).flat_map(|_| work.value(bytes)).collect()
 }
 
 /// kube-apiserver's one form of a write: if the key is as it was known, then; else show it.

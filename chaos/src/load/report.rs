@@ -150,7 +150,7 @@ impl Tally {
     pub fn finish(self, plan: &Plan) -> Outcome {
         let end = self.cpu_now();
         let begin = self.cpu.unwrap_or(end);
-        let seconds = self.upto.duration_since(self.from).as_secs_f64();
+        let seconds = self.upto.min(Instant::now()).saturating_duration_since(self.from).as_secs_f64().max(1e-3);
         let mut all = histogram();
         self.kinds.iter().for_each(|kind| all.add(kind).expect("of the same bounds"));
         let answers = all.len();

@@ -35,6 +35,8 @@ pub struct Plan {
     pub length: Duration,
     pub seed: u64,
     pub server_pids: Vec<u32>,
+    /// Ends the run before its time.
+    pub stop: Option<Arc<AtomicBool>>,
 }
 
 const FILL_CLIENTS: usize = 256;
@@ -162,7 +164,7 @@ impl Driver {
         loop {
             let now = Instant::now();
             tally.tick(now);
-            if now >= upto {
+            if now >= upto || plan.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                 break;
             }
             // What is to be begun now.

@@ -131,7 +131,22 @@ impl Stage {
         Ok(verdict)
     }
 
-    /// No change of members is under way any more.
+    /// What an operator learns of a node whose disk is bad, from what the node says of itself.
+    fn look_at(&self, host: Host) -> Patient {
+        let Some(groups) = self.world.node(host).server().and_then(|server| server.groups()) else {
+            return Patient::Unsure;
+        };
+        // Nobody holds any more what it would have to be given.
+        if groups.troubles().values().any(|why| why.contains("must be replaced")) {
+            return Patient::Incurable;
+        }
+        match self.journals[1].id().0 {
+            id if groups.get(id).is_ok() => Patient::Well,
+            _ => Patient::Unsure,
+        }
+    }
+
+    /// No change of members is under way any more, and nobody waits for what nobody can give.
     async fn settled(&self, deadline: Instant) -> anyhow::Result<()> {
         loop {
             let members = self.world.members();
@@ -144,7 +159,12 @@ impl Stage {
                     Some((_, host, _)) => drop(self.operator.wipe(*host)),
                     None => {
                         ensure!(members.shut_out.is_empty(), "nodes are shut out: {:?}", members.shut_out);
-                        return Ok(());
+                        match bad.filter(|host| self.operator.is_used(*host)).map_or(Patient::Well, |h| self.look_at(h))
+                        {
+                            Patient::Well => return Ok(()),
+                            Patient::Incurable => drop(self.operator.wipe(bad.expect("it is the patient"))),
+                            Patient::Unsure => {}
+                        }
                     }
                 }
             }
@@ -152,6 +172,12 @@ impl Stage {
             sleep(Duration::from_millis(100)).await;
         }
     }
+}
+
+enum Patient {
+    Well,
+    Incurable,
+    Unsure,
 }
 
 fn own_payload(mark: Mark) -> Bytes {
@@ -212,7 +238,16 @@ async fn compare(
         let log = group.replica().log();
         let mut at = log.first_position();
         while at < tail {
-            let entries = log.read_blocking(at, tail, 1 << 20).with_context(|| format!("{} at {at}", node.name))?;
+            let entries = match log.read_blocking(at, tail, 1 << 20) {
+                Ok(entries) => entries,
+                Err(error) => {
+                    ensure!(Instant::now() < deadline, "{} at {at}: {error}", node.name);
+                    // Damage in the middle is found by who reads, and peers fill it beneath a reader.
+                    let _ = timeout(RECOVERY / 4, group.tail(at).next()).await;
+                    sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            };
             ensure!(!entries.is_empty(), "{} holds nothing at {at}, below the tail {tail}", node.name);
             for entry in entries {
                 ensure!(entry.id.position == at, "{} answers {} when asked for {at}", node.name, entry.id.position);

@@ -345,7 +345,7 @@ fn build_compaction(g: &mut Given) -> AutoCompaction {
 
 fn threads_by_cores() -> usize {
     match std::thread::available_parallelism().map_or(1, usize::from) {
-        cores @ 0..=2 => cores - 1,
+        cores @ 0..=2 => cores,
         cores => (cores / 2).min(8),
     }
 }

@@ -184,7 +184,7 @@ impl Services {
     }
 
     /// Answers one call.
-    pub async fn call<B>(mut self, request: Request<B>) -> Response<Body>
+    pub async fn call<B>(&self, request: Request<B>) -> Response<Body>
     where
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -198,24 +198,24 @@ impl Services {
         started.handled(response)
     }
 
-    async fn route(&mut self, request: Request<Body>) -> Response<Body> {
+    async fn route(&self, request: Request<Body>) -> Response<Body> {
         let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
         let through_a_client = matches!(service, "v3lockpb.Lock" | "v3electionpb.Election");
         let answered = match service {
-            "etcdserverpb.KV" => self.kv.call(request).await,
+            "etcdserverpb.KV" => self.kv.clone().call(request).await,
             "etcdserverpb.Watch" => {
                 return match request.uri().path() {
                     "/etcdserverpb.Watch/Watch" => self.watch.clone().call(request).await,
                     path => unknown(path).into_http(),
                 };
             }
-            "etcdserverpb.Lease" => self.lease.call(request).await,
-            "etcdserverpb.Cluster" => self.cluster.call(request).await,
-            "etcdserverpb.Maintenance" => self.maintenance.call(request).await,
-            "etcdserverpb.Auth" => self.auth.call(request).await,
-            "v3lockpb.Lock" => self.lock.call(request).await,
-            "v3electionpb.Election" => self.election.call(request).await,
-            "grpc.health.v1.Health" => self.health.call(request).await,
+            "etcdserverpb.Lease" => self.lease.clone().call(request).await,
+            "etcdserverpb.Cluster" => self.cluster.clone().call(request).await,
+            "etcdserverpb.Maintenance" => self.maintenance.clone().call(request).await,
+            "etcdserverpb.Auth" => self.auth.clone().call(request).await,
+            "v3lockpb.Lock" => self.lock.clone().call(request).await,
+            "v3electionpb.Election" => self.election.clone().call(request).await,
+            "grpc.health.v1.Health" => self.health.clone().call(request).await,
             _ => return unknown(request.uri().path()).into_http(),
         };
         match answered {

@@ -77,10 +77,11 @@ impl Front {
     async fn speak<I: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, io: I, watcher: Watcher) {
         let transport = self.transport;
         let io = Counting::new(io, self.meters.clone());
+        let front = Arc::new(self);
         let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let front = self.clone();
+            let front = front.clone();
             async move {
-                let response = match front.services {
+                let response = match &front.services {
                     Some(services) if is_grpc(&request) => services.call(request).await,
                     _ => front.pages.answer(&request).await,
                 };
@@ -95,6 +96,8 @@ impl Front {
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(64 << 10)
+            // etcd's answers have none, and it would cost each of them its compression.
+            .auto_date_header(false)
             .keep_alive_interval(Some(transport.keepalive_interval))
             .keep_alive_timeout(transport.keepalive_timeout);
         builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS_MAX);

@@ -1,6 +1,7 @@
 //! `/metrics`: etcd's names where etcd has them, so that its dashboards and alerts work, and our own.
 
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
 
 use crate::applier::Standing;
 use crate::command::AlarmKind;
@@ -127,6 +128,7 @@ fn store(page: &mut Page, shared: &Shared) {
     page.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", &m.put_bytes.get());
     page.counter("etcd_debugging_mvcc_db_compaction_keys_total", &m.forgotten.get());
     page.gauge("adapter_versions", &versions);
+    page.gauge("adapter_swept_revision", &m.swept.load(Ordering::Relaxed));
 }
 
 fn watchers_and_leases(page: &mut Page, shared: &Shared) {

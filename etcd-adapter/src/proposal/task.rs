@@ -25,7 +25,7 @@ const ENVELOPE_BYTES_MAX: usize = 4 << 10;
 /// The level that every command known to this program needs.
 const COMMANDS_LEVEL: u32 = 1;
 /// Entries under way at once. More would make batches smaller, and each costs every replica.
-const IN_FLIGHT_MAX: usize = 4;
+const IN_FLIGHT_MAX: usize = 2;
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// Between attempts to reach a leader.
 const RETRY_MIN: Duration = Duration::from_millis(20);

@@ -202,6 +202,11 @@ impl Store {
         self.engine.compact(from, to, &self.sweeps)?;
         Ok(self.sweeps.done(to))
     }
+
+    /// Up to this revision, everything that was forgotten has been dropped.
+    pub fn swept(&self) -> Revision {
+        self.sweeps.swept()
+    }
 }
 
 /// Everything that is written or staged: what decisions read values from.

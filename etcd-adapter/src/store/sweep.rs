@@ -72,6 +72,11 @@ impl Sweeps {
         Some((At::start_of(sweep.next), At::start_of(to)))
     }
 
+    /// Up to this revision, everything that was forgotten has been dropped.
+    pub fn swept(&self) -> Revision {
+        self.bare.load(Ordering::Acquire)
+    }
+
     /// Notes that the sweep has come to `to`, and says whether it goes on.
     pub fn done(&self, to: At) -> bool {
         let mut running = self.running.lock();

@@ -5,6 +5,7 @@
 //! answer.
 
 use std::future::Future;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -48,6 +49,10 @@ const LAST_ANSWERS: Duration = Duration::from_secs(10);
 /// Entries under way in an open loop; a target that falls further behind is not keeping up at all,
 /// and the entries wait for their turn here, their latency running.
 const UNDER_WAY_MAX: usize = 100_000;
+/// The pacer rests at least so long. Entries that fell due meanwhile are sent together, their latency
+/// running: a wake-up for each of tens of thousands a second would take a good part of a core from
+/// what is measured.
+const PACER_REST: Duration = Duration::from_micros(200);
 /// An appender that failed waits before it goes on: a refusal costs nothing to give.
 const AFTER_FAILURE: Duration = Duration::from_millis(5);
 
@@ -89,26 +94,30 @@ pub async fn open<T: Target>(target: Arc<T>, rate: u64, plan: &Plan) -> Load {
     let tally = Arc::new(Tally::default());
     // The pacer sends the numbers of what is due; a small queue, since whoever waits in it is late
     // by the clock anyway.
-    let (due, mut turns) = mpsc::channel::<(Instant, u64)>(1024);
+    let (due, mut turns) = mpsc::channel::<Range<u64>>(64);
+    let pace = Pace { begun: Instant::now(), every: Duration::from_nanos(1_000_000_000 / rate.max(1)) };
     let pacer = {
         let tally = tally.clone();
-        std::thread::spawn(move || pace(rate, &tally.over, &due))
+        std::thread::spawn(move || pace.keep(&tally.over, &due))
     };
     let sending = {
         let tally = tally.clone();
         tokio::spawn(async move {
             let under_way = Arc::new(AtomicUsize::new(0));
-            while let Some((due, number)) = turns.recv().await {
-                while under_way.load(Ordering::Relaxed) >= UNDER_WAY_MAX {
-                    tokio::time::sleep(Duration::from_millis(1)).await;
+            while let Some(numbers) = turns.recv().await {
+                for number in numbers {
+                    while under_way.load(Ordering::Relaxed) >= UNDER_WAY_MAX {
+                        tokio::time::sleep(Duration::from_millis(1)).await;
+                    }
+                    under_way.fetch_add(1, Ordering::Relaxed);
+                    let due = pace.due(number);
+                    let (target, tally, under_way) = (target.clone(), tally.clone(), under_way.clone());
+                    tokio::spawn(async move {
+                        let outcome = target.put(number as usize, number).await;
+                        tally.count(due.elapsed(), outcome);
+                        under_way.fetch_sub(1, Ordering::Relaxed);
+                    });
                 }
-                under_way.fetch_add(1, Ordering::Relaxed);
-                let (target, tally, under_way) = (target.clone(), tally.clone(), under_way.clone());
-                tokio::spawn(async move {
-                    let outcome = target.put(number as usize, number).await;
-                    tally.count(due.elapsed(), outcome);
-                    under_way.fetch_sub(1, Ordering::Relaxed);
-                });
             }
             let deadline = Instant::now() + LAST_ANSWERS;
             while under_way.load(Ordering::Relaxed) > 0 && Instant::now() < deadline {
@@ -126,23 +135,34 @@ pub async fn open<T: Target>(target: Arc<T>, rate: u64, plan: &Plan) -> Load {
     tally.load("open", None, Some(rate), plan, window)
 }
 
-/// Says when entries are due, from a thread of its own: timers of the runtime round to milliseconds.
-fn pace(rate: u64, over: &AtomicBool, due: &mpsc::Sender<(Instant, u64)>) {
-    let begun = Instant::now();
-    let every = Duration::from_nanos(1_000_000_000 / rate.max(1));
-    let mut number = 0;
-    while !over.load(Ordering::Relaxed) {
-        let at = begun + every * u32::try_from(number).unwrap_or(u32::MAX);
-        let now = Instant::now();
-        if at > now {
-            // Rests of less than 50 µs are not worth a wake-up of their own at high rates.
-            std::thread::sleep((at - now).max(Duration::from_micros(50)));
-            continue;
+/// When entries are due.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    begun: Instant,
+    every: Duration,
+}
+
+impl Pace {
+    fn due(&self, number: u64) -> Instant {
+        self.begun + Duration::from_nanos((self.every.as_nanos() as u64).saturating_mul(number))
+    }
+
+    /// Says what is due, from a thread of its own: timers of the runtime round to milliseconds.
+    fn keep(&self, over: &AtomicBool, due: &mpsc::Sender<Range<u64>>) {
+        let mut next = 0;
+        while !over.load(Ordering::Relaxed) {
+            let passed = self.begun.elapsed().as_nanos() / self.every.as_nanos().max(1);
+            let upto = u64::try_from(passed).unwrap_or(u64::MAX) + 1;
+            if upto <= next {
+                let rest = self.due(next).saturating_duration_since(Instant::now());
+                std::thread::sleep(rest.max(PACER_REST));
+                continue;
+            }
+            if due.blocking_send(next..upto).is_err() {
+                return;
+            }
+            next = upto;
         }
-        if due.blocking_send((at, number)).is_err() {
-            return;
-        }
-        number += 1;
     }
 }
 

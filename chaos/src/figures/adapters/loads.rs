@@ -1,0 +1,190 @@
+//! The same loads from the same client on adapters and on etcd, in pairs, with one adapter and with
+//! three.
+
+use std::collections::BTreeMap;
+
+use super::super::{Comparison, Figure, Plan, Table, list, median, say};
+use super::scene::{Scene, closed};
+use crate::etcd;
+use crate::load::{Outcome, Profile};
+
+const ADAPTERS: [usize; 2] = [1, 3];
+
+/// One load, as both sides get it.
+struct Load {
+    name: &'static str,
+    profile: Profile,
+    clients: usize,
+    keys: u64,
+}
+
+const fn load(name: &'static str, profile: Profile, clients: usize, keys: u64) -> Load {
+    Load { name, profile, clients, keys }
+}
+
+const LOADS: [Load; 10] = [
+    load("put_1", Profile::Put, 1, 10_000),
+    load("put_256", Profile::Put, 256, 10_000),
+    load("put_1000", Profile::Put, 1000, 10_000),
+    load("txn_256", Profile::Txn, 256, 10_000),
+    load("txn_1000", Profile::Txn, 1000, 10_000),
+    load("get_256", Profile::Get, 256, 10_000),
+    load("get_serializable_256", Profile::GetSerializable, 256, 10_000),
+    load("range_1000_keys", Profile::Range, 16, 10_000),
+    load("nodes_256", Profile::Nodes, 256, 10_000),
+    load("watch_100", Profile::Watch, 64, 10_000),
+];
+
+/// What is promised of a load.
+struct Promise {
+    load: &'static str,
+    name: &'static str,
+    what: &'static str,
+    of: fn(&Outcome) -> Option<f64>,
+    comparison: Comparison,
+    target: f64,
+}
+
+const fn promise(
+    load: &'static str,
+    name: &'static str,
+    what: &'static str,
+    of: fn(&Outcome) -> Option<f64>,
+    comparison: Comparison,
+    target: f64,
+) -> Promise {
+    Promise { load, name, what, of, comparison, target }
+}
+
+fn rate(outcome: &Outcome) -> Option<f64> {
+    Some(outcome.per_second)
+}
+
+fn p50(outcome: &Outcome) -> Option<f64> {
+    Some(outcome.all.p50_us as f64)
+}
+
+fn p99(outcome: &Outcome) -> Option<f64> {
+    Some(outcome.all.p99_us as f64)
+}
+
+fn cpu(outcome: &Outcome) -> Option<f64> {
+    outcome.server_cpu_us
+}
+
+fn event_rate(outcome: &Outcome) -> Option<f64> {
+    outcome.events_per_second
+}
+
+fn event_cpu(outcome: &Outcome) -> Option<f64> {
+    outcome.server_cpu_us_per_event
+}
+
+const SIXTH: f64 = 1.0 / 6.0;
+const THIRD: f64 = 1.0 / 3.0;
+
+/// All of them ratios: ours over etcd's.
+#[rustfmt::skip]
+const PROMISES: [Promise; 21] = [
+    promise("put_1", "p50", "1 client, puts: p50", p50, Comparison::AtMost, 0.8),
+    promise("put_256", "rate", "256 clients, puts/s", rate, Comparison::AtLeast, 5.0),
+    promise("put_256", "p99", "256 clients, puts: p99", p99, Comparison::AtMost, 0.5),
+    promise("put_256", "cpu", "256 clients, servers' processor a put", cpu, Comparison::AtMost, SIXTH),
+    promise("put_1000", "rate", "1000 clients, puts/s", rate, Comparison::AtLeast, 5.0),
+    promise("put_1000", "p99", "1000 clients, puts: p99", p99, Comparison::AtMost, 0.5),
+    promise("put_1000", "cpu", "1000 clients, servers' processor a put", cpu, Comparison::AtMost, SIXTH),
+    promise("txn_256", "rate", "256 clients, Kubernetes' transactions/s", rate, Comparison::AtLeast, 5.0),
+    promise("txn_256", "p99", "256 clients, Kubernetes' transactions: p99", p99, Comparison::AtMost, 0.5),
+    promise("txn_256", "cpu", "256 clients, servers' processor a transaction", cpu, Comparison::AtMost, SIXTH),
+    promise("txn_1000", "rate", "1000 clients, Kubernetes' transactions/s", rate, Comparison::AtLeast, 5.0),
+    promise("txn_1000", "p99", "1000 clients, Kubernetes' transactions: p99", p99, Comparison::AtMost, 0.5),
+    promise("txn_1000", "cpu", "1000 clients, servers' processor a transaction", cpu, Comparison::AtMost, SIXTH),
+    promise("get_256", "rate", "256 clients, linearizable gets/s", rate, Comparison::AtLeast, 2.0),
+    promise("get_256", "cpu", "256 clients, servers' processor a linearizable get", cpu, Comparison::AtMost, 0.5),
+    promise("get_serializable_256", "rate", "256 clients, serializable gets/s", rate, Comparison::AtLeast, 2.0),
+    promise("get_serializable_256", "cpu", "256 clients, servers' processor a serializable get", cpu, Comparison::AtMost, 0.5),
+    promise("range_1000_keys", "rate", "ranges of 1000 keys a second", rate, Comparison::AtLeast, 2.0),
+    promise("range_1000_keys", "cpu", "servers' processor a range of 1000 keys", cpu, Comparison::AtMost, 0.5),
+    promise("watch_100", "rate", "100 watchers of everything, events/s", event_rate, Comparison::AtLeast, 3.0),
+    promise("watch_100", "cpu", "100 watchers of everything, servers' processor an event", event_cpu, Comparison::AtMost, THIRD),
+];
+
+/// By adapters (0: etcd) and load: what each pair gave.
+type Outcomes = BTreeMap<(usize, &'static str), Vec<Outcome>>;
+
+/// Whether the plan wants any of these figures.
+pub fn wanted(plan: &Plan) -> bool {
+    LOADS.iter().any(|load| needs(plan, load))
+}
+
+pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
+    let etcd = etcd::program(&plan.repository)?;
+    let mut outcomes = Outcomes::new();
+    let mut lines = Vec::new();
+    for number in 1..=plan.pairs {
+        for adapters in ADAPTERS {
+            say(format!("pair {number} of {}: {adapters} adapter(s) over three nodes", plan.pairs));
+            let scene = Scene::adapters(plan, adapters).await?;
+            run_all(plan, scene, adapters, &mut outcomes, &mut lines).await?;
+        }
+        if let Some(etcd) = &etcd {
+            say(format!("pair {number} of {}: three members of etcd", plan.pairs));
+            let scene = Scene::etcd(plan, etcd).await?;
+            run_all(plan, scene, 0, &mut outcomes, &mut lines).await?;
+        }
+    }
+    table.beside.push(("Every load of adapters and of etcd, as `chaos load` told it".into(), lines));
+    for adapters in ADAPTERS {
+        for promise in PROMISES.iter().filter(|promise| plan.wants(&[&name(adapters, promise)])) {
+            table.push(figure(adapters, promise, &outcomes));
+        }
+    }
+    Ok(())
+}
+
+fn name(adapters: usize, promise: &Promise) -> String {
+    format!("adapter{adapters}_{}_{}", promise.load, promise.name)
+}
+
+fn figure(adapters: usize, promise: &Promise, outcomes: &Outcomes) -> Figure {
+    let side = |side: usize| outcomes.get(&(side, promise.load)).map(Vec::as_slice).unwrap_or_default();
+    let pairs = side(adapters).iter().zip(side(0));
+    let ratios: Vec<f64> =
+        pairs.filter_map(|(ours, theirs)| Some((promise.of)(ours)? / (promise.of)(theirs)?)).collect();
+    let adapters_text = if adapters == 1 { "1 adapter" } else { "3 adapters" };
+    Figure {
+        name: name(adapters, promise).into(),
+        what: format!("{adapters_text}, {}, over etcd's", promise.what).into(),
+        unit: "x",
+        comparison: promise.comparison,
+        target: promise.target,
+        value: (!ratios.is_empty()).then(|| median(ratios.clone())),
+        note: if ratios.is_empty() { "etcd could not be built here".into() } else { list(&ratios, 2) },
+    }
+}
+
+async fn run_all(
+    plan: &Plan,
+    scene: Scene,
+    side: usize,
+    outcomes: &mut Outcomes,
+    lines: &mut Vec<String>,
+) -> anyhow::Result<()> {
+    for load in LOADS.iter().filter(|load| needs(plan, load)) {
+        let loaded = closed(load.profile, load.clients, load.keys, 256, plan.adapter_duration_s);
+        let outcome = scene.load(load.name, loaded).await?;
+        let who = if side == 0 { "etcd".into() } else { format!("{side} adapter(s)") };
+        let line = format!("{who}, {}: {}", load.name, outcome.lines().join("; "));
+        eprintln!("    {line}");
+        lines.push(line);
+        outcomes.entry((side, load.name)).or_default().push(outcome);
+    }
+    scene.strike().await
+}
+
+/// Whether a figure that is wanted needs the load.
+fn needs(plan: &Plan, load: &Load) -> bool {
+    let of_load = |promise: &&Promise| promise.load == load.name;
+    let mut names = PROMISES.iter().filter(of_load).flat_map(|promise| ADAPTERS.map(|count| name(count, promise)));
+    plan.only.is_empty() || names.any(|name| plan.wants(&[&name]))
+}

@@ -1,0 +1,28 @@
+//! Adapters over three journal nodes, measured as clients of etcd see them: against three members of
+//! etcd under the same load, and against themselves.
+
+mod compaction;
+mod loads;
+mod memory;
+mod pages;
+mod scene;
+
+use anyhow::Context;
+
+use super::{Plan, Table};
+
+pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
+    if loads::wanted(plan) {
+        loads::measure(plan, table).await.context("loads")?;
+    }
+    if plan.wants(&pages::NAMES) {
+        pages::measure(plan, table).await.context("pages")?;
+    }
+    if plan.wants(&compaction::NAMES) {
+        compaction::measure(plan, table).await.context("compaction")?;
+    }
+    if plan.wants(&memory::NAMES) {
+        memory::measure(plan, table).await.context("memory")?;
+    }
+    Ok(())
+}
