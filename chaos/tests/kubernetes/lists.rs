@@ -32,7 +32,8 @@ async fn the_same_on_etcd_for_comparison() {
     let dir = tempfile::tempdir().unwrap();
     let etcd = Etcd::start(&program, dir.path()).await.unwrap();
     let plane = plane();
-    let storage = Storage { endpoints: etcd.endpoints().split(',').map(|at| format!("http://{at}")).collect(), papers: None };
+    let storage =
+        Storage { endpoints: etcd.endpoints().split(',').map(|at| format!("http://{at}")).collect(), papers: None };
     let server = plane.api_server(0, &storage, &quiet()).unwrap();
     let ready = plane.ready(&server).await.unwrap();
     println!("three members of etcd: ready after {:.2} s", ready.as_secs_f64());

@@ -1,6 +1,5 @@
 //! A scheduler and a controller manager at work, on nodes that are played.
 
-
 use chaos::kubernetes::Upkeep;
 
 use crate::support::{PATIENCE, Stack};
@@ -17,9 +16,7 @@ async fn pods_are_scheduled_scaled_rolled_and_collected() {
     let manager = stack.plane.controller_manager(&server).unwrap();
     match stack.plane.drive(&[&server], "workload", &["--within=10m"]).await {
         Ok(said) => print!("{said}"),
-        Err(error) => {
-            stack.explain(&[&server, &scheduler, &manager], error)
-        }
+        Err(error) => stack.explain(&[&server, &scheduler, &manager], error),
     }
     stack.drive(&[&server], "caches", &[]).await;
     drop(nodes);
