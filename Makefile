@@ -28,7 +28,7 @@ test: prepare ## everything that a change must pass: format, lints, tests, clust
 
 test-kubernetes: prepare ## Kubernetes' own control plane on adapters (needs Go; the first time it is built, for minutes)
 	@tests-peers/kubernetes/build >/dev/null
-	@$(CARGO) build --workspace --bins --locked
+	@$(CARGO) build --workspace --locked --bins --test kubernetes
 	@exec $(CARGO) test --workspace --locked --test kubernetes -- --ignored --test-threads=1 --nocapture
 
 soak: prepare ## the same claims, for hours: crash cases, simulation seeds, cluster faults

@@ -98,7 +98,9 @@ impl Plane {
         let temporary = tempfile::Builder::new().prefix("journal-kubernetes-").tempdir()?;
         let dir = temporary.path().canonicalize()?;
         issue(&dir, &["apiserver"])?;
-        std::fs::write(dir.join("accounts.key"), KeyPair::generate()?.serialize_pem())?;
+        let accounts = KeyPair::generate()?;
+        std::fs::write(dir.join("accounts.key"), accounts.serialize_pem())?;
+        std::fs::write(dir.join("accounts.pub"), accounts.public_key_pem())?;
         // Nobody but the processes of this plane reads it, and nobody outside this machine reaches them.
         std::fs::write(dir.join("tokens.csv"), format!("{TOKEN},operator,1,\"system:masters\"\n"))?;
         Ok(Plane { programs, dir, ports: Ports::claim()?, temporary: Some(temporary) })
@@ -125,7 +127,7 @@ impl Plane {
             "--authorization-mode=RBAC".into(),
             format!("--token-auth-file={}", file("tokens.csv")),
             "--service-account-issuer=https://kubernetes.default.svc".into(),
-            format!("--service-account-key-file={}", file("accounts.key")),
+            format!("--service-account-key-file={}", file("accounts.pub")),
             format!("--service-account-signing-key-file={}", file("accounts.key")),
             "--disable-admission-plugins=ServiceAccount".into(),
         ];
@@ -180,8 +182,13 @@ impl Plane {
 
     /// Waits until a server is ready, and says how long after the start of its process that was.
     pub async fn ready(&self, server: &Component) -> anyhow::Result<Duration> {
-        let ready = self.drive(&[server], "ready", &["--within=90s"]).await;
-        ready.with_context(|| server.last_words())?;
+        let servers = [server];
+        let ready = self.drive(&servers, "ready", &["--within=90s"]);
+        tokio::select! {
+            biased;
+            status = server.wait_end() => bail!("it ended while it started ({status}); {}", server.last_words()),
+            ready = ready => ready.with_context(|| server.last_words())?,
+        };
         Ok(server.since_start())
     }
 

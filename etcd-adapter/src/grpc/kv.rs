@@ -1,7 +1,9 @@
 //! etcd's KV service.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use prost::Message;
 use proto::etcd::kv_server::Kv;
 use proto::etcd::response_op::Response as OpResponse;
@@ -36,6 +38,15 @@ impl From<ReadError> for Status {
     }
 }
 
+/// What a cache of everything below `key` watches. An API server that lists consistently first gets the
+/// name of the folder, where nothing ever is: with the slash at its end or, before 1.37, without it.
+fn folder(key: &Bytes) -> Cow<'_, [u8]> {
+    match key.ends_with(b"/") {
+        true => Cow::Borrowed(key),
+        false => Cow::Owned([key, b"/".as_slice()].concat()),
+    }
+}
+
 impl Shared {
     /// Answers a range request, linearizable unless it says otherwise.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
@@ -57,8 +68,8 @@ impl Shared {
             self.confirm().await?;
         }
         let page = self.view.range(&range)?;
-        if !serializable && self.config.prompt_progress && range.range_end.is_empty() && range.key.ends_with(b"/") {
-            self.hub.prompt(&range.key);
+        if !serializable && self.config.prompt_progress && range.range_end.is_empty() && page.kvs.is_empty() {
+            self.hub.prompt(&folder(&range.key), page.revision);
         }
         Ok(self.range_response(page))
     }

@@ -104,6 +104,8 @@ struct State {
     ring_from: Revision,
     /// Watchers that want prompt progress, by the key they begin at.
     prompted: BTreeMap<Bytes, BTreeSet<WatcherKey>>,
+    /// Where of those somebody was shown more than has been handed out.
+    awaited: BTreeSet<Bytes>,
 }
 
 /// What one publication hands to one session: all of it at once, so that no revision is ever split.
@@ -126,6 +128,7 @@ impl Hub {
             ring_bytes: 0,
             ring_from: revision + 1,
             prompted: BTreeMap::new(),
+            awaited: BTreeSet::new(),
         })))
     }
 
@@ -155,23 +158,26 @@ impl Hub {
             queue.push_all(items, bytes);
             woken.push(queue.clone());
         }
+        // Behind the events that it covers.
+        for start in std::mem::take(&mut state.awaited) {
+            state.tell_progress(&start, &mut woken);
+        }
         drop(state);
         woken.iter().for_each(|queue| queue.wake());
         Ok(())
     }
 
-    /// A consistent list waits for the cache that watches this very key: its watchers that asked for
-    /// progress are told at once that nothing is missing.
-    pub fn prompt(&self, start: &[u8]) {
-        let state = self.0.lock();
+    /// A consistent list, which was shown `revision`, waits for the cache that watches this very key:
+    /// its watchers that asked for progress are told at once that nothing is missing. What is applied is
+    /// shown a moment before it is handed out; then they are told with the events.
+    pub fn prompt(&self, start: &[u8], revision: Revision) {
+        let mut state = self.0.lock();
         let mut woken = Vec::new();
-        for key in state.prompted.get(start).into_iter().flatten() {
-            let watcher = &state.watchers[key];
-            if watcher.has_all(state.revision) {
-                let queue = &state.sessions[&key.session];
-                queue.push(Item::Progress { watcher: key.id, revision: state.revision });
-                woken.push(queue.clone());
-            }
+        if revision <= state.revision {
+            state.tell_progress(start, &mut woken);
+        } else if let Some((start, _)) = state.prompted.get_key_value(start) {
+            let start = start.clone();
+            state.awaited.insert(start);
         }
         drop(state);
         woken.iter().for_each(|queue| queue.wake());
@@ -194,6 +200,17 @@ impl Hub {
 }
 
 impl State {
+    /// Tells those who watch from this key, want progress and have all that it covers.
+    fn tell_progress(&self, start: &[u8], woken: &mut Vec<Arc<Queue>>) {
+        for key in self.prompted.get(start).into_iter().flatten() {
+            if self.watchers[key].has_all(self.revision) {
+                let queue = &self.sessions[&key.session];
+                queue.push(Item::Progress { watcher: key.id, revision: self.revision });
+                woken.push(queue.clone());
+            }
+        }
+    }
+
     /// Stages an event for every synced watcher that wants it. Says whether one of them wants the
     /// version before it.
     fn hand_out(&mut self, event: &Arc<Event>, staged: &mut BTreeMap<u64, Staged>) -> bool {
@@ -271,5 +288,38 @@ impl State {
         }
         let first = self.ring.partition_point(|event| event.row.at < At::start_of(from));
         Some(self.ring.range(first..))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_shown_more_than_was_handed_out_makes_progress_come_with_it_and_behind_it() {
+        let hub = Hub::new(1);
+        let mut session = Session::open(&hub);
+        let keys = Keys::of_request(Bytes::from_static(b"a/"), Bytes::from_static(b"a0")).unwrap();
+        session.create(0, Wish { progress: true, ..Wish::plain(keys) });
+        session.take();
+
+        hub.prompt(b"a/", 1);
+        assert!(matches!(session.take().0[..], [Item::Progress { revision: 1, .. }]));
+
+        hub.prompt(b"a/", 2);
+        hub.prompt(b"b/", 2);
+        assert!(session.take().0.is_empty());
+        let row = |main, key: &'static str| Row {
+            at: At::start_of(main),
+            key: Bytes::from_static(key.as_bytes()),
+            value: Bytes::new(),
+            create: main,
+            version: 1,
+            lease: 0,
+        };
+        hub.publish(vec![row(2, "a/1")], 2, |_| Ok::<_, ()>(None)).unwrap();
+        assert!(matches!(session.take().0[..], [Item::Events { .. }, Item::Progress { revision: 2, .. }]));
+        hub.publish(vec![row(3, "c")], 3, |_| Ok::<_, ()>(None)).unwrap();
+        assert!(session.take().0.is_empty());
     }
 }
