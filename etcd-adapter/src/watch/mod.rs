@@ -205,7 +205,7 @@ impl State {
         for key in self.prompted.get(start).into_iter().flatten() {
             if self.watchers[key].has_all(self.revision) {
                 let queue = &self.sessions[&key.session];
-                queue.push(Item::Progress { watcher: key.id, revision: self.revision });
+                queue.push_progress(key.id, self.revision);
                 woken.push(queue.clone());
             }
         }
@@ -303,6 +303,8 @@ mod tests {
         session.create(0, Wish { progress: true, ..Wish::plain(keys) });
         session.take();
 
+        // However often.
+        hub.prompt(b"a/", 1);
         hub.prompt(b"a/", 1);
         assert!(matches!(session.take().0[..], [Item::Progress { revision: 1, .. }]));
 

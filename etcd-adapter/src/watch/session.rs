@@ -86,6 +86,20 @@ impl Queue {
         self.items.lock().push(item);
     }
 
+    /// Between two events the last word of a watcher's progress is enough: a client that does not read
+    /// is owed no more of them than it has watchers.
+    pub fn push_progress(&self, of: i64, upto: Revision) {
+        let mut items = self.items.lock();
+        for item in items.iter_mut().rev() {
+            match item {
+                Item::Progress { watcher, revision } if *watcher == of => return *revision = upto,
+                Item::Progress { .. } => {}
+                _ => break,
+            }
+        }
+        items.push(Item::Progress { watcher: of, revision: upto });
+    }
+
     pub fn push_all(&self, more: Vec<Item>, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         let mut items = self.items.lock();
