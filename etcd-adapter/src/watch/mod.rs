@@ -313,7 +313,7 @@ mod tests {
         assert!(session.take().0.is_empty());
         let row = |main, key: &'static str| Row {
             at: At::start_of(main),
-            key: Bytes::from_static(key.as_bytes()),
+            key: key.as_bytes().into(),
             value: Bytes::new(),
             create: main,
             version: 1,
