@@ -506,7 +506,7 @@ impl Applier {
         if forgotten < FORGET_STEPS {
             self.compactions.pop_front();
             let (flushing, failure) = (self.flushing.clone(), self.failure.clone());
-            let sweep = sweep(self.store.clone(), floor, flushing, failure, self.drive, self.meters.clone());
+            let sweep = sweep(self.store.clone(), floor, flushing, failure, self.drive);
             tokio::spawn(sweep);
         }
         Ok(())
@@ -521,7 +521,6 @@ async fn sweep(
     flushing: Arc<AtomicBool>,
     failure: Arc<Mutex<Option<StoreError>>>,
     drive: Drive,
-    meters: Arc<Meters>,
 ) {
     loop {
         while flushing.load(Ordering::Acquire) {
@@ -532,7 +531,7 @@ async fn sweep(
         match drive.run(move || piece.sweep(floor)).await {
             // A rest of no time would be none.
             Some(Ok(true)) => sleep(began.elapsed().clamp(REST_MIN, REST_MAX)).await,
-            Some(Ok(false)) => return meters.swept.store(store.swept(), Ordering::Relaxed),
+            Some(Ok(false)) => return,
             Some(Err(error)) => {
                 *failure.lock() = Some(error);
                 return;

@@ -29,6 +29,8 @@ const RETRY: Duration = Duration::from_millis(500);
 /// How long a store may still be held by whoever had it last.
 const LET_GO_TRIES: u32 = 50;
 const LET_GO_EVERY: Duration = Duration::from_millis(100);
+/// How RocksDB names what it could not lock.
+const LOCK_FILE: &str = "/LOCK:";
 /// Entries of an ephemeral journal may be as large as any request allowed.
 const EPHEMERAL_ENTRY_BYTES: usize = 16 << 20;
 
@@ -274,7 +276,7 @@ impl Shelf for Directory {
 async fn open_shelf(shelf: &dyn Shelf) -> Result<Store, StoreError> {
     for _ in 0..LET_GO_TRIES {
         match shelf.open() {
-            Err(StoreError::Engine(why)) if why.contains("lock") => tokio::time::sleep(LET_GO_EVERY).await,
+            Err(StoreError::Engine(why)) if why.contains(LOCK_FILE) => tokio::time::sleep(LET_GO_EVERY).await,
             opened => return opened,
         }
     }

@@ -3,7 +3,7 @@
 //! They are only ever added to, by whoever does the work, without a lock. Nothing is decided from them.
 
 use std::fmt::Write;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::mvcc::{Answer, Applied, OpAnswer, OpResult};
@@ -138,8 +138,6 @@ pub struct Meters {
     pub commands: Count,
     pub panics: Count,
     pub forgotten: Count,
-    /// Rows of everything that was compacted up to here are gone.
-    pub swept: AtomicI64,
     pub received_bytes: Count,
     pub sent_bytes: Count,
 }
@@ -176,7 +174,6 @@ impl Default for Meters {
             commands: Count::default(),
             panics: Count::default(),
             forgotten: Count::default(),
-            swept: AtomicI64::new(0),
             received_bytes: Count::default(),
             sent_bytes: Count::default(),
         }

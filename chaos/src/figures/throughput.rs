@@ -153,10 +153,18 @@ async fn bench(plan: &Plan, lines: &mut Vec<String>, args: &[&str]) -> anyhow::R
     let told = String::from_utf8_lossy(&output.stderr);
     for line in told.lines() {
         eprintln!("    {line}");
-        lines.push(line.to_owned());
+        lines.push(without_place(line));
     }
     ensure!(output.status.success(), "journal bench {args:?} failed");
     serde_json::from_slice(&output.stdout).context("journal bench did not print JSON")
+}
+
+/// The table says nothing of where on this machine the disk was measured.
+fn without_place(line: &str) -> String {
+    match line.strip_prefix("disk of ").and_then(|rest| rest.split_once(": ")) {
+        Some((_, what)) => format!("disk: {what}"),
+        None => line.to_owned(),
+    }
 }
 
 fn number(value: &Value) -> anyhow::Result<f64> {

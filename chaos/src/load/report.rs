@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
+use super::plan::Plan;
 use super::profile::{KINDS, Kind};
-use super::run::Plan;
+
 use crate::procfs;
 
 /// Counts what is answered between the end of the warm-up and the end.

@@ -16,28 +16,9 @@ use prost::Message;
 use proto::etcd::WatchResponse;
 
 use super::connection::{Connection, Happened};
+use super::plan::Plan;
 use super::profile::{self, Kind, Profile, Work};
 use super::report::{Outcome, Tally};
-
-/// How one side is loaded.
-#[derive(Debug, Clone)]
-pub struct Plan {
-    pub endpoints: Vec<String>,
-    pub profile: Profile,
-    pub clients: usize,
-    pub connections: usize,
-    /// Operations a second, or as fast as the clients can.
-    pub rate: Option<u64>,
-    pub watchers: usize,
-    pub keys: u64,
-    pub value_bytes: usize,
-    pub warm_up: Duration,
-    pub length: Duration,
-    pub seed: u64,
-    pub server_pids: Vec<u32>,
-    /// Ends the run before its time.
-    pub stop: Option<Arc<AtomicBool>>,
-}
 
 const FILL_CLIENTS: usize = 256;
 /// An answer that takes longer ends the run.

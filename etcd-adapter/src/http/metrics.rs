@@ -1,7 +1,6 @@
 //! `/metrics`: etcd's names where etcd has them, so that its dashboards and alerts work, and our own.
 
 use std::fmt::Write;
-use std::sync::atomic::Ordering;
 
 use crate::applier::Standing;
 use crate::command::AlarmKind;
@@ -128,7 +127,7 @@ fn store(page: &mut Page, shared: &Shared) {
     page.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", &m.put_bytes.get());
     page.counter("etcd_debugging_mvcc_db_compaction_keys_total", &m.forgotten.get());
     page.gauge("adapter_versions", &versions);
-    page.gauge("adapter_swept_revision", &m.swept.load(Ordering::Relaxed));
+    page.gauge("adapter_swept_revision", &shared.view.store().swept());
 }
 
 fn watchers_and_leases(page: &mut Page, shared: &Shared) {

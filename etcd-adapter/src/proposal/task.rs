@@ -24,7 +24,8 @@ const BATCH_BYTES_MAX: usize = 256 << 10;
 const ENVELOPE_BYTES_MAX: usize = 4 << 10;
 /// The level that every command known to this program needs.
 const COMMANDS_LEVEL: u32 = 1;
-/// Entries under way at once. More would make batches smaller, and each costs every replica.
+/// Entries under way at once: one on the disks, one on its way to them. More would make batches smaller,
+/// and each costs every replica.
 const IN_FLIGHT_MAX: usize = 2;
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// Between attempts to reach a leader.

@@ -220,7 +220,7 @@ impl Session {
         for id in ids {
             let watcher = state.watchers.get(&WatcherKey { session: self.number, id });
             if watcher.is_some_and(|watcher| watcher.has_all(revision)) {
-                self.queue.push(Item::Progress { watcher: id, revision });
+                self.queue.push_progress(id, revision);
             }
         }
         drop(state);

@@ -49,14 +49,16 @@ pub struct Door {
     pub rules: Rules,
 }
 
+/// What whoever was denied is told; counted.
+fn denied(denied: crate::rules::Denied) -> Refusal {
+    metrics::counter!("journal_denied_total").increment(1);
+    Refusal::new(Reason::Forbidden, denied.to_string())
+}
+
 impl Door {
     /// Refuses what the rules do not permit to whoever sent the request.
     fn allow(&self, extensions: &Extensions, action: Action, journal: &str) -> Result<(), Refusal> {
         let caller = extensions.get::<Caller>().unwrap_or(&Caller::Anonymous);
-        let denied = |denied: crate::rules::Denied| {
-            metrics::counter!("journal_denied_total").increment(1);
-            Refusal::new(Reason::Forbidden, denied.to_string())
-        };
         self.rules.decide(caller, action, journal).map_err(denied)
     }
 

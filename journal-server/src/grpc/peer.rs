@@ -10,7 +10,7 @@ use proto::peer::{self as wire, control_reply, control_request, peer_server};
 use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status, Streaming};
 
-use super::{Door, Doorway};
+use super::{Door, Doorway, denied};
 use crate::caller::Caller;
 use crate::disk::DiskHealth;
 use crate::identity::Identity;
@@ -46,10 +46,6 @@ impl PeerService {
 
     fn admit_node(&self, extensions: &Extensions) -> Result<(), Status> {
         let caller = extensions.get::<Caller>().unwrap_or(&Caller::Anonymous);
-        let denied = |denied: crate::rules::Denied| {
-            metrics::counter!("journal_denied_total").increment(1);
-            Refusal::new(Reason::Forbidden, denied.to_string())
-        };
         Ok(self.rules.decide_node(caller).map_err(denied)?)
     }
 }
