@@ -461,21 +461,21 @@ mod tests {
         assert_eq!(config.slow_disk.degraded, Duration::from_millis(100));
         assert_eq!(config.slow_disk.slow, Duration::from_secs(1));
         assert_eq!(config.slow_disk.failed, Duration::from_secs(10));
-        assert_eq!(config.raft.heartbeat, Duration::from_millis(100));
-        assert_eq!(config.raft.election_max, Duration::from_millis(800));
+        assert_eq!(config.raft.heartbeat, Duration::from_millis(200));
+        assert_eq!(config.raft.election_max, Duration::from_secs(1));
     }
 
     #[test]
     fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("journal.toml");
-        std::fs::write(&file, "heartbeat = \"200ms\"\nelection-min = \"450ms\"\nelection-max = \"900ms\"\n").unwrap();
+        std::fs::write(&file, "heartbeat = \"100ms\"\nelection-min = \"450ms\"\nelection-max = \"900ms\"\n").unwrap();
         let args = with_least(&["--config", file.to_str().unwrap(), "--election-max", "2s"]);
-        let variables = [("JOURNAL_ELECTION_MAX", "1s"), ("JOURNAL_ELECTION_MIN", "500ms")];
+        let variables = [("JOURNAL_ELECTION_MAX", "3s"), ("JOURNAL_ELECTION_MIN", "600ms")];
         let config = load_with(&args, &variables).unwrap();
         assert_eq!(config.raft.election_max, Duration::from_secs(2), "the flag");
-        assert_eq!(config.raft.election_min, Duration::from_millis(500), "the variable");
-        assert_eq!(config.raft.heartbeat, Duration::from_millis(200), "the file");
+        assert_eq!(config.raft.election_min, Duration::from_millis(600), "the variable");
+        assert_eq!(config.raft.heartbeat, Duration::from_millis(100), "the file");
         assert_eq!(config.limits.ring_bytes, 16 << 20, "the default");
     }
 

@@ -120,9 +120,9 @@ pub const SETTINGS: &[Setting] = &[
     setting(DISK, "disk-failed", "TIME", "10s", "... makes it exit, while its peers are healthy"),
     setting(DISK, "scrub-rate", "SIZE", "1MiB", "How much of each journal's old files is checked a second; 0: nothing"),
     setting(DISK, "scrub-interval", "TIME", "24h", "From the begin of one check of all of them to the next"),
-    setting(TIMES, "heartbeat", "TIME", "100ms", "Between heartbeats of a leader"),
-    setting(TIMES, "election-min", "TIME", "400ms", "The shortest silence of a leader that starts an election"),
-    setting(TIMES, "election-max", "TIME", "800ms", "The longest"),
+    setting(TIMES, "heartbeat", "TIME", "200ms", "Between heartbeats of a leader"),
+    setting(TIMES, "election-min", "TIME", "500ms", "The shortest silence of a leader that starts an election"),
+    setting(TIMES, "election-max", "TIME", "1s", "The longest"),
     setting(TIMES, "drain-timeout", "TIME", "10s", "How long a stop may take before connections are cut"),
     setting(TIMES, "reload-interval", "TIME", "5s", "Between looks at certificates and rules for changes"),
 ];

@@ -56,12 +56,6 @@ pub struct Timing {
     pub election_ms_max: u64,
 }
 
-impl Default for Timing {
-    fn default() -> Self {
-        Timing { heartbeat_ms: 100, election_ms_min: 400, election_ms_max: 800 }
-    }
-}
-
 /// What a group is made of.
 pub struct Parts {
     pub group: u64,
