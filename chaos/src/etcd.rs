@@ -97,6 +97,11 @@ pub fn etcdctl(repository: &Path) -> anyhow::Result<Option<PathBuf>> {
     built(&repository.join("tests-peers/etcdctl/build"))
 }
 
+/// etcd's own load generator, likewise.
+pub fn benchmark(repository: &Path) -> anyhow::Result<Option<PathBuf>> {
+    built(&repository.join("tests-peers/benchmark/build"))
+}
+
 /// What drives etcd's Go client and the packages built on it, likewise.
 pub fn clients(repository: &Path) -> anyhow::Result<Option<PathBuf>> {
     built(&repository.join("tests-peers/clients/build"))
