@@ -22,6 +22,8 @@ pub struct Tally {
     events: u64,
     messages: u64,
     event_latencies: Histogram<u64>,
+    /// How long after the answer to their put events came; 0 for those that came before it.
+    event_lags: Histogram<u64>,
     cpu: Option<Cpu>,
     pids: Vec<u32>,
 }
@@ -51,6 +53,7 @@ pub struct Outcome {
     pub events_per_second: Option<f64>,
     pub server_cpu_us_per_event: Option<f64>,
     pub event_latency: Option<Latency>,
+    pub event_lag: Option<Latency>,
     pub each_second: Vec<u64>,
     /// Latency in microseconds at rising shares, for a plot.
     pub curve: Vec<(f64, u64)>,
@@ -93,6 +96,7 @@ impl Tally {
             events: 0,
             messages: 0,
             event_latencies: histogram(),
+            event_lags: histogram(),
             cpu: None,
             pids: plan.server_pids.clone(),
         }
@@ -139,8 +143,10 @@ impl Tally {
         self.messages.is_multiple_of(look_into)
     }
 
-    pub fn event_latency(&mut self, latency: Duration) {
-        self.event_latencies.saturating_record(latency.as_micros() as u64);
+    /// An event came so long after its put was sent, and so long after it was answered.
+    pub fn event_latency(&mut self, after_put: Duration, after_answer: Duration) {
+        self.event_latencies.saturating_record(after_put.as_micros() as u64);
+        self.event_lags.saturating_record(after_answer.as_micros() as u64);
     }
 
     pub fn watch_ended(&mut self, why: &str) {
@@ -179,6 +185,7 @@ impl Tally {
             events_per_second: watched.then(|| self.events as f64 / seconds),
             server_cpu_us_per_event: (watched && has_servers).then(|| per(servers, self.events)),
             event_latency: watched.then(|| latency(&self.event_latencies)),
+            event_lag: watched.then(|| latency(&self.event_lags)),
             each_second,
             curve: shares.map(|share| (share, all.value_at_quantile(share))).collect(),
             all: latency(&all),
@@ -207,12 +214,13 @@ impl Outcome {
         }
         let servers = self.server_cpu_us.map_or("not asked for".into(), |us| format!("{us:.1} µs"));
         lines.push(format!("  processor an answer: client {:.1} µs, servers {servers}", self.client_cpu_us));
-        if let (Some(rate), Some(latency)) = (self.events_per_second, self.event_latency) {
+        if let (Some(rate), Some(latency), Some(lag)) = (self.events_per_second, self.event_latency, self.event_lag) {
             let cpu = self.server_cpu_us_per_event.map_or(String::new(), |us| format!(", servers {us:.2} µs an event"));
             lines.push(format!(
-                "  events {rate:.0}/s{cpu}; from put to event p50 {} p99 {}",
+                "  events {rate:.0}/s{cpu}; from put to event p50 {} p99 {}, from its answer p99 {}",
                 time(latency.p50_us),
-                time(latency.p99_us)
+                time(latency.p99_us),
+                time(lag.p99_us)
             ));
         }
         if let Some(why) = &self.first_failure {

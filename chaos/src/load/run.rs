@@ -4,7 +4,7 @@
 //! are due at fixed times whatever became of those before; latency counts from the time at which one
 //! was due, so that what a stall costs those who come behind it is not omitted.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -140,6 +140,9 @@ impl Driver {
         let mut free: VecDeque<usize> = (0..self.calls.len()).collect();
         let mut events = Events::with_capacity(1024);
         let mut answered = Vec::new();
+        // When the put of each stamp was answered, for those who ask when its events came.
+        let mut stamps = vec![0; self.calls.len()];
+        let mut answers: HashMap<u64, Instant> = HashMap::new();
         let mut last_answer = begun;
         let mut sent = 0u64;
         loop {
@@ -165,7 +168,9 @@ impl Driver {
                     },
                 };
                 free.pop_front();
-                let stamp = now.duration_since(self.origin).as_nanos() as u64;
+                // Those that are sent together differ in it, too.
+                let stamp = now.duration_since(self.origin).as_nanos() as u64 + client as u64;
+                stamps[client] = stamp;
                 let op = work.next(client, stamp, &mut self.request);
                 self.send(client, op.kind, op.path, due)?;
             }
@@ -187,13 +192,18 @@ impl Driver {
                     let look = tally.take_events(profile::events(message), now, LOOK_INTO);
                     if look {
                         each_stamp(message, |stamp| {
-                            tally.event_latency(now.duration_since(origin + Duration::from_nanos(stamp)));
+                            let sent = origin + Duration::from_nanos(stamp);
+                            let after_answer = answers.get(&stamp).map_or(Duration::ZERO, |at| now.duration_since(*at));
+                            tally.event_latency(now.saturating_duration_since(sent), after_answer);
                         });
                     }
                 }
             })?;
             for (client, wrong) in answered.drain(..) {
                 last_answer = now;
+                if watchers > 0 {
+                    answers.insert(stamps[client], now);
+                }
                 let Call { kind, due } = self.calls[client];
                 tally.count(kind, now, now.duration_since(due), wrong);
                 free.push_back(client);

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::Context;
+
 use super::super::{Comparison, Figure, Plan, Table, list, median, say};
 use super::scene::{Scene, closed};
 use crate::etcd;
@@ -16,13 +18,15 @@ struct Load {
     profile: Profile,
     clients: usize,
     keys: u64,
+    /// An open loop, at half of the rate that this earlier load came to on the same side.
+    half_of: Option<&'static str>,
 }
 
 const fn load(name: &'static str, profile: Profile, clients: usize, keys: u64) -> Load {
-    Load { name, profile, clients, keys }
+    Load { name, profile, clients, keys, half_of: None }
 }
 
-const LOADS: [Load; 10] = [
+const LOADS: [Load; 11] = [
     load("put_1", Profile::Put, 1, 10_000),
     load("put_256", Profile::Put, 256, 10_000),
     load("put_1000", Profile::Put, 1000, 10_000),
@@ -33,6 +37,7 @@ const LOADS: [Load; 10] = [
     load("range_1000_keys", Profile::Range, 16, 10_000),
     load("nodes_256", Profile::Nodes, 256, 10_000),
     load("watch_100", Profile::Watch, 64, 10_000),
+    Load { half_of: Some("watch_100"), ..load("watch_100_half", Profile::Watch, 256, 10_000) },
 ];
 
 /// What is promised of a load.
@@ -80,12 +85,16 @@ fn event_cpu(outcome: &Outcome) -> Option<f64> {
     outcome.server_cpu_us_per_event
 }
 
+fn event_lag_ms(outcome: &Outcome) -> Option<f64> {
+    Some(outcome.event_lag?.p99_us as f64 / 1e3)
+}
+
 const SIXTH: f64 = 1.0 / 6.0;
 const THIRD: f64 = 1.0 / 3.0;
 
-/// All of them ratios: ours over etcd's.
+/// All of them values, ours over etcd's, but for those of [`LAG`].
 #[rustfmt::skip]
-const PROMISES: [Promise; 21] = [
+const PROMISES: [Promise; 22] = [
     promise("put_1", "p50", "1 client, puts: p50", p50, Comparison::AtMost, 0.8),
     promise("put_256", "rate", "256 clients, puts/s", rate, Comparison::AtLeast, 5.0),
     promise("put_256", "p99", "256 clients, puts: p99", p99, Comparison::AtMost, 0.5),
@@ -107,7 +116,11 @@ const PROMISES: [Promise; 21] = [
     promise("range_1000_keys", "cpu", "servers' processor a range of 1000 keys", cpu, Comparison::AtMost, 0.5),
     promise("watch_100", "rate", "100 watchers of everything, events/s", event_rate, Comparison::AtLeast, 3.0),
     promise("watch_100", "cpu", "100 watchers of everything, servers' processor an event", event_cpu, Comparison::AtMost, THIRD),
+    promise(LAG, "lag_p99", "100 watchers, half of that rate: an event after its put's answer, p99", event_lag_ms, Comparison::Below, 5.0),
 ];
+
+/// Its promise is in milliseconds, and not over etcd's.
+const LAG: &str = "watch_100_half";
 
 /// By adapters (0: etcd) and load: what each pair gave.
 type Outcomes = BTreeMap<(usize, &'static str), Vec<Outcome>>;
@@ -148,18 +161,23 @@ fn name(adapters: usize, promise: &Promise) -> String {
 
 fn figure(adapters: usize, promise: &Promise, outcomes: &Outcomes) -> Figure {
     let side = |side: usize| outcomes.get(&(side, promise.load)).map(Vec::as_slice).unwrap_or_default();
-    let pairs = side(adapters).iter().zip(side(0));
-    let ratios: Vec<f64> =
-        pairs.filter_map(|(ours, theirs)| Some((promise.of)(ours)? / (promise.of)(theirs)?)).collect();
+    let absolute = promise.load == LAG;
+    let values: Vec<f64> = match absolute {
+        true => side(adapters).iter().filter_map(promise.of).collect(),
+        false => {
+            let pairs = side(adapters).iter().zip(side(0));
+            pairs.filter_map(|(ours, theirs)| Some((promise.of)(ours)? / (promise.of)(theirs)?)).collect()
+        }
+    };
     let adapters_text = if adapters == 1 { "1 adapter" } else { "3 adapters" };
     Figure {
         name: name(adapters, promise).into(),
-        what: format!("{adapters_text}, {}, over etcd's", promise.what).into(),
-        unit: "x",
+        what: format!("{adapters_text}, {}{}", promise.what, if absolute { "" } else { ", over etcd's" }).into(),
+        unit: if absolute { "ms" } else { "x" },
         comparison: promise.comparison,
         target: promise.target,
-        value: (!ratios.is_empty()).then(|| median(ratios.clone())),
-        note: if ratios.is_empty() { "etcd could not be built here".into() } else { list(&ratios, 2) },
+        value: (!values.is_empty()).then(|| median(values.clone())),
+        note: if values.is_empty() { "etcd could not be built here".into() } else { list(&values, 2) },
     }
 }
 
@@ -171,7 +189,11 @@ async fn run_all(
     lines: &mut Vec<String>,
 ) -> anyhow::Result<()> {
     for load in LOADS.iter().filter(|load| needs(plan, load)) {
-        let loaded = closed(load.profile, load.clients, load.keys, 256, plan.adapter_duration_s);
+        let mut loaded = closed(load.profile, load.clients, load.keys, 256, plan.adapter_duration_s);
+        if let Some(whole) = load.half_of {
+            let whole = outcomes.get(&(side, whole)).and_then(|all| all.last());
+            loaded.rate = Some((whole.context("the load that it halves comes first")?.per_second / 2.0) as u64);
+        }
         let outcome = scene.load(load.name, loaded).await?;
         let who = if side == 0 { "etcd".into() } else { format!("{side} adapter(s)") };
         let line = format!("{who}, {}: {}", load.name, outcome.lines().join("; "));
@@ -184,7 +206,10 @@ async fn run_all(
 
 /// Whether a figure that is wanted needs the load.
 fn needs(plan: &Plan, load: &Load) -> bool {
-    let of_load = |promise: &&Promise| promise.load == load.name;
+    // A load that another one halves is needed for that one, too.
+    let halves = LOADS.iter().filter(|half| half.half_of == Some(load.name)).map(|half| half.name);
+    let loads: Vec<_> = halves.chain([load.name]).collect();
+    let of_load = |promise: &&Promise| loads.contains(&promise.load);
     let mut names = PROMISES.iter().filter(of_load).flat_map(|promise| ADAPTERS.map(|count| name(count, promise)));
     plan.only.is_empty() || names.any(|name| plan.wants(&[&name]))
 }
