@@ -17,7 +17,6 @@ use super::recovery::{Opened, Report, open_at};
 use super::replay::{Finding, Replay};
 use super::scan::{Look, Window, look, second_copy};
 use super::shelf::Spare;
-use super::shelf::zero;
 use super::start::{Going, Place};
 use super::types::{Error, Hole, LogEntry, LogId, Version, Vote, next_position};
 use super::wound::Wound;
@@ -343,7 +342,7 @@ impl Damaged {
             let mut trailer = [0; TRAILER_BYTES as usize];
             file.read_exact_at(&mut trailer, at)?;
             if decode_trailer(&trailer, &self.place.ids, segment.number).is_some() {
-                zero(file.as_ref(), at, at + TRAILER_BYTES)?;
+                file.zero(at, at + TRAILER_BYTES)?;
                 file.sync()?;
             }
         }

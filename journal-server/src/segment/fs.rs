@@ -9,6 +9,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// As aligned as a device may ask for.
+#[repr(align(4096))]
+pub(super) struct Zeros(pub [u8; 64 << 10]);
+
+pub(super) static ZEROS: Zeros = Zeros([0; 64 << 10]);
+
 /// A directory tree on one file system.
 pub trait Fs: Debug + Send + Sync + 'static {
     /// Makes the directory and its parents, durably.
@@ -44,6 +50,26 @@ pub trait File: Debug + Send + Sync + 'static {
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
     /// Writes all of the buffers, one after the other, from `offset`.
     fn write_all_at(&self, buffers: &[io::IoSlice<'_>], offset: u64) -> io::Result<()>;
+    /// Writes zeros over `[from, to)`.
+    fn zero(&self, from: u64, to: u64) -> io::Result<()> {
+        self.write_zeros(from, to)
+    }
+    /// The plain way to do that.
+    fn write_zeros(&self, from: u64, to: u64) -> io::Result<()> {
+        const CHUNK: usize = 16;
+        let mut at = from;
+        while at < to {
+            let start = at;
+            let mut slices = Vec::with_capacity(CHUNK);
+            while at < to && slices.len() < CHUNK {
+                let len = (to - at).min(ZEROS.0.len() as u64);
+                slices.push(io::IoSlice::new(&ZEROS.0[..len as usize]));
+                at += len;
+            }
+            self.write_all_at(&slices, start)?;
+        }
+        Ok(())
+    }
     /// `fdatasync`: on return, everything written before the call survives a power cut. An error is
     /// final: the caller must never try again.
     fn sync(&self) -> io::Result<()>;

@@ -28,6 +28,8 @@ const IOV_MAX: usize = libc::UIO_MAXIOV as usize;
 /// A journal is the operator's secret: entries are what clients wrote.
 const FILE_MODE: u32 = 0o600;
 const DIR_MODE: u32 = 0o700;
+/// What devices ask of direct writes, at most.
+const DIRECT_ALIGN: u64 = 4096;
 
 impl Fs for RealFs {
     fn create_dir(&self, dir: &Path) -> io::Result<()> {
@@ -119,6 +121,18 @@ impl File for RealFile {
         write_all(buffers, offset, |slices, at| self.pwritev(slices, at))
     }
 
+    /// Past the page cache, where the file system can: there, a segment of zeros costs as much as the
+    /// entries that are written over it later, and pushes out what somebody reads.
+    fn zero(&self, from: u64, to: u64) -> io::Result<()> {
+        let aligned = from.is_multiple_of(DIRECT_ALIGN) && to.is_multiple_of(DIRECT_ALIGN);
+        match aligned.then(|| self.direct()?.write_zeros(from, to)) {
+            // Neither the call nor the alignment means anything to some file systems.
+            Some(Err(error)) if error.kind() == ErrorKind::InvalidInput => self.write_zeros(from, to),
+            None => self.write_zeros(from, to),
+            Some(done) => done,
+        }
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -141,6 +155,13 @@ impl File for RealFile {
 impl RealFile {
     fn create(path: &Path) -> io::Result<RealFile> {
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(FILE_MODE).open(path)?;
+        Ok(RealFile { file })
+    }
+
+    /// The same file, written past the page cache. Not every file system has such a thing.
+    fn direct(&self) -> io::Result<RealFile> {
+        let path = format!("/proc/self/fd/{}", self.file.as_raw_fd());
+        let file = OpenOptions::new().write(true).custom_flags(libc::O_DIRECT).open(path)?;
         Ok(RealFile { file })
     }
 
@@ -291,6 +312,31 @@ mod tests {
         file.drop_cache().unwrap();
         let space = RealFs.space(dir.path()).unwrap();
         assert!(space.free_bytes <= space.total_bytes && space.total_bytes > 0);
+    }
+
+    #[test]
+    fn zeros_go_over_what_was_there_and_under_what_comes_aligned_or_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = RealFs.create(&dir.path().join("file")).unwrap();
+        let end = 5 * DIRECT_ALIGN;
+        file.write_all_at(&slices(&[vec![7; end as usize]]), 0).unwrap();
+        let mut whole = vec![7; end as usize];
+        for (from, to) in [(DIRECT_ALIGN, 3 * DIRECT_ALIGN), (4 * DIRECT_ALIGN - 5, 4 * DIRECT_ALIGN + 9)] {
+            file.zero(from, to).unwrap();
+            whole[from as usize..to as usize].fill(0);
+        }
+        file.write_all_at(&slices(&[vec![9; 3]]), DIRECT_ALIGN + 1).unwrap();
+        whole[DIRECT_ALIGN as usize + 1..][..3].fill(9);
+        file.zero(end, 2 * end).unwrap();
+        whole.resize(2 * end as usize, 0);
+        file.sync().unwrap();
+        for _ in 0..2 {
+            let mut read = vec![1; whole.len()];
+            file.read_exact_at(&mut read, 0).unwrap();
+            assert!(read == whole);
+            file.drop_cache().unwrap();
+        }
+        assert_eq!(file.len().unwrap(), 2 * end);
     }
 
     #[test]

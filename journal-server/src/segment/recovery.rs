@@ -21,7 +21,7 @@ use super::keeper::Keeper;
 use super::log::Log;
 use super::replay::{Begun, Replay};
 use super::scan::{Window, dirty_end, next_header};
-use super::shelf::{Spare, zero};
+use super::shelf::Spare;
 use super::start::{Place, start};
 use super::types::{Error, Ids, Options};
 use super::writer::Writer;
@@ -154,7 +154,7 @@ fn begun(fs: &dyn Fs, dir: &Path, ids: &Ids, files: Vec<(u64, PathBuf)>) -> Resu
                     return Err(invalid("some of it cannot be read, its header among it".into()));
                 }
                 if written > 0 {
-                    zero(file.as_ref(), 0, written).map_err(io("clearing"))?;
+                    file.zero(0, written).map_err(io("clearing"))?;
                     file.sync().map_err(io("syncing"))?;
                 }
                 unused = Some((number, Spare { path, file, file_bytes }));

@@ -24,7 +24,6 @@ use super::judge::{Verdict, judge};
 use super::outline::{Outline, Versions};
 use super::recovery::Report;
 use super::scan::{EntriesFrame, Look, Window, dirty_end, look, next_header, second_copy};
-use super::shelf::zero;
 use super::tape::Registers;
 use super::types::{Error, Hole, Ids, LogId, Version, next_position};
 use super::wound::{Cause, Stamp, Start, Wound};
@@ -491,7 +490,7 @@ impl Replay {
                 "a torn end was cut"
             );
             let clearing = |error| Error::Io { what: format!("clearing {}", begun.path.display()), source: error };
-            zero(begun.file.as_ref(), at, upto).map_err(clearing)?;
+            begun.file.zero(at, upto).map_err(clearing)?;
             begun.file.sync().map_err(clearing)?;
         }
         Ok(())

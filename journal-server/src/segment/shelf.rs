@@ -11,8 +11,6 @@ use parking_lot::Mutex;
 use super::format::file_name;
 use super::fs::{File, Fs};
 
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
-
 const SPARE_TMP: &str = "spare.tmp";
 /// A spare is made in so many pieces, none smaller than the other.
 const PIECES: u64 = 64;
@@ -114,7 +112,7 @@ impl Shelf {
     fn zero_piece(&self, spare: &mut Unready) -> io::Result<()> {
         let piece = (self.segment_bytes / PIECES).max(PIECE_BYTES_MIN);
         let upto = (spare.zeroed + piece).min(self.segment_bytes);
-        zero(spare.file.as_ref(), spare.zeroed, upto)?;
+        spare.file.zero(spare.zeroed, upto)?;
         spare.zeroed = upto;
         spare.file.sync()
     }
@@ -129,23 +127,4 @@ impl Shelf {
         stock.spare = Some((number, Spare { path, file: spare.file.clone(), file_bytes: self.segment_bytes }));
         Ok(())
     }
-}
-
-/// Writes zeros over `[from, to)`.
-pub(crate) fn zero(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
-    const CHUNK: usize = 16;
-    let mut at = from;
-    while at < to {
-        let mut left = to - at;
-        let mut slices = Vec::with_capacity(CHUNK);
-        let start = at;
-        while left > 0 && slices.len() < CHUNK {
-            let len = left.min(ZEROS.len() as u64);
-            slices.push(io::IoSlice::new(&ZEROS[..len as usize]));
-            left -= len;
-            at += len;
-        }
-        file.write_all_at(&slices, start)?;
-    }
-    Ok(())
 }
