@@ -28,7 +28,7 @@ const SEGMENT_MAGIC: [u8; 8] = *b"JRNLSEG\n";
 const TRAILER_MAGIC: [u8; 8] = *b"JRNLEND\n";
 pub(crate) const FRAME_MAGIC: u32 = u32::from_le_bytes(*b"JfRm");
 
-const fn align_up(value: u64, to: u64) -> u64 {
+pub(crate) const fn align_up(value: u64, to: u64) -> u64 {
     value.div_ceil(to) * to
 }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::format::{
     BLOCK, DATA_START, DOUBLE_PAYLOAD_MAX, FRAME_HEADER_BYTES, FrameHeader, FrameKind, NOT_TRUNCATED, Place,
-    SUB_DROPPED, SealIndex, SegmentHeader, TRAILER_BYTES, align8, encode_trailer, encode_versions, record_of,
+    SUB_DROPPED, SealIndex, SegmentHeader, TRAILER_BYTES, align_up, align8, encode_trailer, encode_versions, record_of,
     second_copy_offset, table_bytes,
 };
 use super::fs::File;
@@ -543,6 +543,7 @@ impl Tape {
         if sheet.is_empty() {
             return Ok(());
         }
+        self.fill_block(sheet);
         sheet.close_write(&self.active.file);
         sheet.sync(&self.active.file);
         self.active.synced = self.active.offset;
@@ -553,6 +554,15 @@ impl Tape {
             file_bytes: self.active.file_bytes,
         });
         Ok(())
+    }
+
+    /// The last block is written whole, with the zeros that are behind the last frame anyway: of a block that
+    /// is not in the page cache the kernel would read the rest from the disk first.
+    fn fill_block(&mut self, sheet: &mut Sheet) {
+        let end = align_up(self.active.offset, BLOCK);
+        if sheet.open.is_some() && end <= self.active.file_bytes {
+            sheet.stage_zeros((end - self.active.offset) as usize);
+        }
     }
 
     pub(crate) fn shrink(&mut self) {
