@@ -3,7 +3,7 @@
 //! What an entry says is [`command`]; what it means is [`mvcc`], which is pure; what it leaves behind
 //! is kept by [`store`]. Commands get into the journal through [`proposal`]; [`applier`] follows the
 //! tail, and makes visible, in this order, what can be read ([`view`]), what watchers are told
-//! ([`watch`]), and what callers are answered. [`grpc`] and [`http`] translate; [`adapter`] owns the
+//! ([`watch`]), and what callers are answered. [`grpc`] and [`http`] translate, over [`http2`]; [`adapter`] owns the
 //! tasks and the sockets.
 //!
 //! Arrows go one way: `store → mvcc → command`, `watch → view → store`, `grpc → {proposal, watch}`.
@@ -18,6 +18,7 @@ pub mod config;
 pub mod env;
 pub mod grpc;
 pub mod http;
+pub mod http2;
 pub mod lease_clock;
 pub mod meters;
 pub mod mvcc;

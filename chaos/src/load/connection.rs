@@ -9,9 +9,10 @@ use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 
 use anyhow::{Context, bail, ensure};
+use etcd_adapter::http2::hpack::Decoder;
 use mio::net::TcpStream;
 
-use super::hpack::{Decoder, Encoder};
+use super::headers::{Encoder, Ending};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const FRAME_HEADER_BYTES: usize = 9;
@@ -318,7 +319,7 @@ impl Connection {
             self.block = Some((id, flags, block.to_vec()));
             return Ok(());
         }
-        let ending = self.decoder.read(block)?;
+        let ending = Ending::read(&mut self.decoder, block)?;
         if flags & END_STREAM != 0 || ending.http.is_some() {
             let failed = match (ending.http, ending.status) {
                 (Some(http), _) => Some((14, format!("HTTP status {http}"))),

@@ -117,7 +117,11 @@ impl Calls {
 
     /// A call of this method begins. What is no method is not counted.
     pub fn started(self: &Arc<Self>, path: &str) -> Started {
-        let method = METHODS.binary_search_by_key(&path, |(path, _)| *path).ok();
+        self.begun(method(path))
+    }
+
+    /// The same, for those who looked the method up before.
+    pub fn begun(self: &Arc<Self>, method: Option<usize>) -> Started {
         if let Some(method) = method {
             self.counts[method].started.fetch_add(1, Ordering::Relaxed);
         }
@@ -154,6 +158,11 @@ impl Calls {
     }
 }
 
+/// The number of a method among those that are counted.
+pub fn method(path: &str) -> Option<usize> {
+    METHODS.binary_search_by_key(&path, |(path, _)| *path).ok()
+}
+
 /// A call that began, and counts as handled when this is dropped.
 pub struct Started {
     calls: Arc<Calls>,
@@ -163,6 +172,11 @@ pub struct Started {
 }
 
 impl Started {
+    /// The call has ended so.
+    pub fn ended(mut self, code: tonic::Code) {
+        self.code = Some(code as usize);
+    }
+
     /// The answer, which tells when it was sent how the call ended.
     pub fn handled(mut self, response: Response<Body>) -> Response<Body> {
         if self.method.is_none() {

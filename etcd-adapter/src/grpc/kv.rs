@@ -124,6 +124,15 @@ impl Shared {
         self.txn_response(revision, answer)
     }
 
+    /// Nothing below the revision is readable once this is answered; what takes its room goes later.
+    pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, Status> {
+        let CompactionRequest { revision, .. } = request;
+        match answer_of(self.say(Command::Compact { revision }).await?)? {
+            (revision, Answer::Compact) => Ok(CompactionResponse { header: Some(self.header(revision)) }),
+            (_, other) => Err(unexpected(&other)),
+        }
+    }
+
     fn txn_response(&self, revision: Revision, answer: TxnAnswer) -> Result<TxnResponse, Status> {
         Ok(TxnResponse { header: Some(self.header(revision)), ..self.txn_body(answer)? })
     }
@@ -222,15 +231,8 @@ impl Kv for KvService {
         self.0.txn(request.into_inner()).await.map(Response::new)
     }
 
-    /// Nothing below the revision is readable once this is answered; what takes its room goes later.
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
-        let CompactionRequest { revision, .. } = request.into_inner();
-        match answer_of(self.0.say(Command::Compact { revision }).await?)? {
-            (revision, Answer::Compact) => {
-                Ok(Response::new(CompactionResponse { header: Some(self.0.header(revision)) }))
-            }
-            (_, other) => Err(unexpected(&other)),
-        }
+        self.0.compact(request.into_inner()).await.map(Response::new)
     }
 }
 

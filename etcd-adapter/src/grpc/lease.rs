@@ -56,6 +56,27 @@ impl Shared {
             (_, other) => Err(unexpected(&other)),
         }
     }
+
+    pub async fn time_to_live(&self, request: LeaseTimeToLiveRequest) -> Result<LeaseTimeToLiveResponse, Status> {
+        let LeaseTimeToLiveRequest { id, keys } = request;
+        self.confirm().await?;
+        let header = Some(self.header(self.view.revision()));
+        let known = self.view.with_state(|state| {
+            let lease = state.lease(id)?;
+            let attached = if keys { lease.keys.iter().map(|key| key.to_vec().into()).collect() } else { Vec::new() };
+            Some((lease.ttl, attached))
+        });
+        let Some((granted_ttl, keys)) = known else {
+            return Ok(LeaseTimeToLiveResponse { header, id, ttl: -1, granted_ttl: 0, keys: Vec::new() });
+        };
+        let ttl = self.leases.lock().remaining(id).unwrap_or(granted_ttl);
+        Ok(LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys })
+    }
+
+    pub fn all_leases(&self) -> LeaseLeasesResponse {
+        let leases = self.leases.lock().by_end().into_iter().map(|id| LeaseStatus { id }).collect();
+        LeaseLeasesResponse { header: Some(self.header(self.view.revision())), leases }
+    }
 }
 
 #[tonic::async_trait]
@@ -113,31 +134,10 @@ impl Lease for LeaseService {
         &self,
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
-        let LeaseTimeToLiveRequest { id, keys } = request.into_inner();
-        let shared = &self.0;
-        shared.confirm().await?;
-        let header = Some(shared.header(shared.view.revision()));
-        let known = shared.view.with_state(|state| {
-            let lease = state.lease(id)?;
-            let attached = if keys { lease.keys.iter().map(|key| key.to_vec().into()).collect() } else { Vec::new() };
-            Some((lease.ttl, attached))
-        });
-        let Some((granted_ttl, keys)) = known else {
-            return Ok(Response::new(LeaseTimeToLiveResponse {
-                header,
-                id,
-                ttl: -1,
-                granted_ttl: 0,
-                keys: Vec::new(),
-            }));
-        };
-        let ttl = shared.leases.lock().remaining(id).unwrap_or(granted_ttl);
-        Ok(Response::new(LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys }))
+        self.0.time_to_live(request.into_inner()).await.map(Response::new)
     }
 
     async fn lease_leases(&self, _: Request<LeaseLeasesRequest>) -> Result<Response<LeaseLeasesResponse>, Status> {
-        let leases = self.0.leases.lock().by_end().into_iter().map(|id| LeaseStatus { id }).collect();
-        let header = Some(self.0.header(self.0.view.revision()));
-        Ok(Response::new(LeaseLeasesResponse { header, leases }))
+        Ok(Response::new(self.0.all_leases()))
     }
 }

@@ -14,6 +14,7 @@ mod lock;
 mod maintenance;
 mod session;
 pub mod status;
+mod unary;
 mod watch;
 
 use std::sync::Arc;
@@ -47,6 +48,7 @@ use crate::view::View;
 use crate::watch::Hub;
 
 pub use calls::Calls;
+pub use unary::Unary;
 
 /// What a message may have around a request of the largest size.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;

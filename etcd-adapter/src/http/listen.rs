@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hyper_util::server::graceful::GracefulShutdown;
 use journal_client::transport::Io;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::connection::{Front, Stream};
 use crate::config::{Place, Url};
@@ -132,6 +132,26 @@ fn remove_stale_socket(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Connections that are served on one runtime, and the word for all of them to end.
+#[derive(Default)]
+struct Served {
+    open: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Served {
+    fn spawn(&self, stream: Stream, front: Front) {
+        self.open.spawn(front.serve(stream, self.stop.clone()));
+    }
+
+    /// Returns once all of them have ended.
+    async fn finish(&self) {
+        self.stop.cancel();
+        self.open.close();
+        self.open.wait().await;
+    }
+}
+
 type Dealt = (std_stream::Stream, Front);
 
 /// The threads that serve connections.
@@ -139,7 +159,7 @@ pub struct Threads {
     dealers: Vec<mpsc::Sender<Dealt>>,
     next: AtomicUsize,
     /// Of connections that stay on this runtime.
-    own: parking_lot::Mutex<Option<GracefulShutdown>>,
+    own: Served,
     handles: parking_lot::Mutex<Vec<JoinHandle<()>>>,
     stop: CancellationToken,
 }
@@ -163,7 +183,7 @@ impl Threads {
         Ok(Threads {
             dealers,
             next: AtomicUsize::new(0),
-            own: parking_lot::Mutex::new(Some(GracefulShutdown::new())),
+            own: Served::default(),
             handles: parking_lot::Mutex::new(handles),
             stop,
         })
@@ -172,10 +192,7 @@ impl Threads {
     /// Ends all connections in order: no new calls, the ones under way finish, up to `grace`.
     pub async fn finish(&self, grace: Duration) {
         self.stop.cancel();
-        let own = self.own.lock().take();
-        if let Some(own) = own {
-            let _ = tokio::time::timeout(grace, own.shutdown()).await;
-        }
+        let _ = tokio::time::timeout(grace, self.own.finish()).await;
         let handles = std::mem::take(&mut *self.handles.lock());
         if handles.is_empty() {
             return;
@@ -186,11 +203,7 @@ impl Threads {
 
     async fn deal(&self, stream: Stream, front: Front) {
         if self.dealers.is_empty() {
-            let watcher = self.own.lock().as_ref().map(GracefulShutdown::watcher);
-            if let Some(watcher) = watcher {
-                tokio::spawn(front.serve(stream, watcher));
-            }
-            return;
+            return self.own.spawn(stream, front);
         }
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.dealers.len();
         // A descriptor is bound to the runtime that registered it: it travels bare.
@@ -204,7 +217,7 @@ impl Threads {
 }
 
 async fn serve_dealt(mut inbox: mpsc::Receiver<Dealt>, stop: CancellationToken, grace: Duration) {
-    let graceful = GracefulShutdown::new();
+    let served = Served::default();
     loop {
         let dealt = tokio::select! {
             biased;
@@ -213,13 +226,11 @@ async fn serve_dealt(mut inbox: mpsc::Receiver<Dealt>, stop: CancellationToken, 
         };
         let Some((bare, front)) = dealt else { break };
         match bare.registered() {
-            Ok(stream) => {
-                tokio::spawn(front.serve(stream, graceful.watcher()));
-            }
+            Ok(stream) => served.spawn(stream, front),
             Err(error) => tracing::warn!("a connection is lost between threads: {error}"),
         }
     }
-    let _ = tokio::time::timeout(grace, graceful.shutdown()).await;
+    let _ = tokio::time::timeout(grace, served.finish()).await;
 }
 
 /// Sockets between two runtimes.

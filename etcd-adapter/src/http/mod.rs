@@ -5,3 +5,4 @@ mod counting;
 pub mod listen;
 pub mod metrics;
 pub mod pages;
+mod replaying;

@@ -1,26 +1,62 @@
-//! Compressed texts of headers: the code of RFC 7541, appendix B, read bit by bit. Only errors and the
-//! first answers of a connection have any, so it need not be fast.
+//! Compressed texts of headers: the code of RFC 7541, appendix B.
+//!
+//! Read through a tree that is built once. Only a connection's first headers, and those that differ from
+//! call to call, are compressed: some bytes a call.
 
-/// The text, or nothing if this is no code.
-pub fn decode(bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut out = Vec::new();
-    let (mut code, mut length) = (0u32, 0u8);
+use std::sync::LazyLock;
+
+/// Appends the text, or answers nothing if this is no code.
+pub fn decode(bytes: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    let tree = &*TREE;
+    let (mut at, mut length, mut all_ones) = (0u16, 0u8, true);
     for bit in bytes.iter().flat_map(|byte| (0..8).rev().map(move |at| byte >> at & 1)) {
-        (code, length) = (code << 1 | u32::from(bit), length + 1);
-        if length > 30 {
-            return None;
-        }
-        if length >= 5
-            && let Some(symbol) = CODES.iter().position(|known| *known == (code, length))
-        {
-            // The last symbol is the end of the text, which nobody may send.
-            out.push(u8::try_from(symbol).ok()?);
-            (code, length) = (0, 0);
+        length += 1;
+        all_ones &= bit == 1;
+        match tree.get(usize::from(at))?[usize::from(bit)] {
+            Branch::To(next) => at = next,
+            Branch::Symbol(symbol) => {
+                out.push(symbol);
+                (at, length, all_ones) = (0, 0, true);
+            }
+            // Nobody may spell out the end of the text.
+            Branch::End => return None,
         }
     }
     // Filled up with ones, by less than a byte.
-    (length < 8 && code == (1 << length) - 1).then_some(out)
+    (length < 8 && all_ones).then_some(())
 }
+
+#[derive(Debug, Clone, Copy)]
+enum Branch {
+    To(u16),
+    Symbol(u8),
+    End,
+}
+
+/// Nodes by number, the root first.
+static TREE: LazyLock<Vec<[Branch; 2]>> = LazyLock::new(|| {
+    let mut tree = vec![[Branch::End; 2]];
+    for (symbol, (code, length)) in CODES.iter().enumerate() {
+        let Ok(symbol) = u8::try_from(symbol) else { continue };
+        let mut at = 0;
+        for place in (0..*length).rev() {
+            let bit = (code >> place & 1) as usize;
+            at = match (tree[at][bit], place) {
+                (_, 0) => {
+                    tree[at][bit] = Branch::Symbol(symbol);
+                    0
+                }
+                (Branch::To(next), _) => usize::from(next),
+                _ => {
+                    tree.push([Branch::End; 2]);
+                    tree[at][bit] = Branch::To((tree.len() - 1) as u16);
+                    tree.len() - 1
+                }
+            };
+        }
+    }
+    tree
+});
 
 /// The code of each byte and its length in bits; then the end of the text.
 #[rustfmt::skip]
@@ -66,12 +102,40 @@ const CODES: [(u32, u8); 257] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    fn decoded(bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        decode(bytes, &mut out).map(|()| out)
+    }
+
+    fn encoded(text: &[u8]) -> Vec<u8> {
+        let codes = text.iter().map(|byte| CODES[usize::from(*byte)]);
+        let mut bits: Vec<u8> =
+            codes.flat_map(|(code, length)| (0..length).rev().map(move |at| (code >> at & 1) as u8)).collect();
+        bits.resize(bits.len().next_multiple_of(8), 1);
+        bits.chunks(8).map(|byte| byte.iter().fold(0, |byte, bit| byte << 1 | bit)).collect()
+    }
 
     #[test]
     fn texts_are_read() {
-        assert_eq!(decode(&[0x07]).unwrap(), b"0");
-        assert_eq!(decode(&[0x9a, 0xca, 0xc8, 0xb2, 0x12, 0x34, 0xda, 0x8f]).unwrap(), b"grpc-status");
-        assert_eq!(decode(&[0xff, 0xff, 0xff, 0xff]), None, "the end of the text, spelled out");
-        assert_eq!(decode(&[0x00]), None, "filled up with zeros");
+        assert_eq!(decoded(&[0x07]).unwrap(), b"0");
+        assert_eq!(decoded(&[0x9a, 0xca, 0xc8, 0xb2, 0x12, 0x34, 0xda, 0x8f]).unwrap(), b"grpc-status");
+        assert_eq!(decoded(&[0xff, 0xff, 0xff, 0xff]), None, "the end of the text, spelled out");
+        assert_eq!(decoded(&[0x07, 0xff]), None, "filled up with a whole byte");
+        assert_eq!(decoded(&[0x00]), None, "filled up with zeros");
+        assert_eq!(decoded(&encoded(&(0..=255).collect::<Vec<u8>>())).unwrap(), (0..=255).collect::<Vec<u8>>());
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read(text: Vec<u8>) {
+            prop_assert_eq!(decoded(&encoded(&text)), Some(text));
+        }
+
+        #[test]
+        fn no_bytes_break_it(bytes: Vec<u8>) {
+            decoded(&bytes);
+        }
     }
 }
