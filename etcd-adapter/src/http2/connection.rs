@@ -21,9 +21,9 @@ use crate::config::Transport;
 /// What is read at once. Any frame fits.
 const INPUT_BYTES: usize = 64 << 10;
 /// Reads, each with what follows from it, before it is written what came of them.
-const READS_MAX: usize = 4;
+const READS_MAX: usize = 2;
 /// Writes, each with what was read before it, before others go first.
-const ROUNDS_MAX: usize = 4;
+const ROUNDS_MAX: usize = 2;
 /// A buffer that grew beyond this is given back once it is empty.
 const OUT_BYTES_KEPT: usize = 64 << 10;
 /// A client that broke the rules has so long to take the word about it.
@@ -52,7 +52,8 @@ pub struct Connection<I, A: Answers> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Looking {
     ForSilence,
-    ForAnAnswer,
+    /// To what was asked then.
+    ForAnAnswer(Instant),
     /// All was said; only writing is left.
     ForTheEnd,
 }
@@ -80,7 +81,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, A: Answers> Connection<I, A> {
 
     /// Reads once, and takes what was read. True: there may be more.
     fn poll_read(&mut self, context: &mut Context<'_>) -> io::Result<bool> {
-        if self.session.is_full() || self.session.is_finished() {
+        if self.session.is_overfull() || self.session.is_finished() {
             return Ok(false);
         }
         let mut room = ReadBuf::new(&mut self.input[self.filled..]);
@@ -128,16 +129,15 @@ impl<I: AsyncRead + AsyncWrite + Unpin, A: Answers> Connection<I, A> {
         }
         while self.look.as_mut().poll(context).is_ready() {
             let now = Instant::now();
-            let silent = now.duration_since(self.heard);
             let next = match self.looking {
                 Looking::ForTheEnd => return Err(io::ErrorKind::TimedOut.into()),
-                Looking::ForSilence if silent >= self.interval => {
+                Looking::ForSilence if now.duration_since(self.heard) >= self.interval => {
                     self.session.ask_whether_alive();
-                    self.looking = Looking::ForAnAnswer;
+                    self.looking = Looking::ForAnAnswer(now);
                     now + self.timeout
                 }
-                Looking::ForAnAnswer if silent >= self.timeout => return Err(io::ErrorKind::TimedOut.into()),
-                Looking::ForSilence | Looking::ForAnAnswer => {
+                Looking::ForAnAnswer(asked) if self.heard < asked => return Err(io::ErrorKind::TimedOut.into()),
+                Looking::ForSilence | Looking::ForAnAnswer(_) => {
                     self.looking = Looking::ForSilence;
                     self.heard + self.interval
                 }
@@ -170,14 +170,13 @@ impl<I: AsyncRead + AsyncWrite + Unpin, A: Answers> Future for Connection<I, A> 
             }
             this.poll_look(context)?;
             let full = this.session.is_full();
-            match this.poll_write(context)? {
-                Poll::Ready(()) if this.session.is_finished() => {
-                    return Pin::new(&mut this.io).poll_shutdown(context);
-                }
-                // Whatever waits for room in the buffer waits for the socket.
-                Poll::Pending if full => return Poll::Pending,
-                _ if !more && !full => return Poll::Pending,
-                _ => {}
+            let written = this.poll_write(context)?.is_ready();
+            if written && this.session.is_finished() {
+                return Pin::new(&mut this.io).poll_shutdown(context);
+            }
+            // What waited for room has some now.
+            if !more && !(written && full) {
+                return Poll::Pending;
             }
         }
         context.waker().wake_by_ref();

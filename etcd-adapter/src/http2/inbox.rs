@@ -81,16 +81,15 @@ pub fn inbox(begun: Bytes, stream: Waker, stream_enough: usize, connection: Arc<
 }
 
 impl Inbox {
-    pub fn push(&self, chunk: Bytes) {
+    /// False: nobody will take it.
+    pub fn push(&self, chunk: &[u8]) -> bool {
         let mut state = self.0.state.lock();
-        match state.abandoned {
-            true => {
-                state.taken += chunk.len();
-                self.0.connection.add(chunk.len());
-            }
-            false => state.chunks.push_back(chunk),
+        let wanted = !state.abandoned;
+        if wanted && !chunk.is_empty() {
+            state.chunks.push_back(Bytes::copy_from_slice(chunk));
+            wake(state);
         }
-        wake(state);
+        wanted
     }
 
     pub fn end(&self) {

@@ -23,9 +23,13 @@ const STREAM_WINDOW: u32 = 2 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// So much room of a stream is worth a word.
 const ROOM_STEP: usize = STREAM_WINDOW as usize / 2;
-/// With so much unwritten nothing more is read, and no call is polled: a client that does not read its
-/// answers gets no more of them.
+/// With so much unwritten no call is polled, and no room is told of: a client that does not read its
+/// answers gets no more of them. It is still heard: some clients read nothing while they cannot write.
 pub const OUT_BYTES_MAX: usize = 256 << 10;
+/// With so much unwritten nothing is read: only replies that nobody needs come to that.
+pub const REPLY_BYTES_MAX: usize = 2 * OUT_BYTES_MAX;
+/// So many calls that cannot be polled are enough.
+const WAITING_MAX: usize = 10_000;
 /// A block of headers in pieces: how long, and how many pieces, before it counts as an attack.
 const BLOCK_BYTES_MAX: usize = 2 * LIST_BYTES_MAX;
 const CONTINUATIONS_MAX: usize = 16;
@@ -68,8 +72,9 @@ pub struct Session<A: Answers> {
     /// A block of headers of which more is to come.
     block: Option<Block>,
     phase: Phase,
-    /// The highest stream that was begun.
+    /// The highest stream that the client has named, and the highest that was looked at.
     last_id: u32,
+    last_taken: u32,
     concurrent_max: usize,
     most_open: usize,
     resets: usize,
@@ -134,6 +139,7 @@ impl<A: Answers> Session<A> {
             block: None,
             phase: Phase::Beginning,
             last_id: 0,
+            last_taken: 0,
             concurrent_max: concurrent_max as usize,
             most_open: 0,
             resets: 0,
@@ -152,9 +158,14 @@ impl<A: Answers> Session<A> {
         self.wakes.register(task);
     }
 
-    /// So much is unwritten that nothing more is to be read.
+    /// So much is unwritten that nothing more is to be answered.
     pub fn is_full(&self) -> bool {
         self.out.len() >= OUT_BYTES_MAX
+    }
+
+    /// So much is unwritten that nothing more is to be read.
+    pub fn is_overfull(&self) -> bool {
+        self.out.len() >= REPLY_BYTES_MAX || (self.is_full() && self.ready.len() >= WAITING_MAX)
     }
 
     /// Nothing is left to do but to write.
@@ -188,7 +199,7 @@ impl<A: Answers> Session<A> {
         if self.phase == Phase::Failed { input.len() } else { at }
     }
 
-    /// Goes on with whatever was woken. True: something was done.
+    /// Goes on with whatever was woken. True: there may be more to do.
     pub fn run(&mut self) -> bool {
         self.wakes.drain(&mut self.ready);
         let mut done = false;
@@ -203,7 +214,7 @@ impl<A: Answers> Session<A> {
         }
         self.send_waiting();
         self.tell_room();
-        done
+        done || (!self.ready.is_empty() && !self.is_full())
     }
 
     /// Says that the connection will end, once the client has had time to hear of it.
@@ -222,7 +233,7 @@ impl<A: Answers> Session<A> {
     /// Ends everything, with a word for the client. Calls are cancelled.
     fn fail(&mut self, reason: Reason) {
         tracing::debug!("a client broke the rules of HTTP/2: {reason:?}");
-        frame::write_go_away(self.last_id, reason, &mut self.out);
+        frame::write_go_away(self.last_taken, reason, &mut self.out);
         self.phase = Phase::Failed;
         self.sending.clear();
         self.ready.clear();
@@ -325,11 +336,12 @@ impl<A: Answers> Session<A> {
         if id % 2 == 0 {
             return Err(Reason::Protocol.into());
         }
+        self.last_id = id;
         if self.phase == Phase::Closed {
             // The client knows that these are not looked at.
             return Ok(self.heads.skip(block)?);
         }
-        self.last_id = id;
+        self.last_taken = id;
         let head = self.heads.read(block, &self.answers)?;
         if self.streams.len() >= self.concurrent_max {
             return Err(Wrong::Stream(id, Reason::RefusedStream));
@@ -426,12 +438,11 @@ impl<A: Answers> Session<A> {
             _ => {
                 let mut taken = length;
                 if let Some(inbox) = &stream.inbox
-                    && !content.is_empty()
+                    && inbox.push(content)
                 {
                     // The handler takes what the client said; nobody takes the padding.
                     taken -= content.len();
                     self.untold -= content.len();
-                    inbox.push(Bytes::copy_from_slice(content));
                 }
                 stream.give_room(taken, &mut self.out);
             }
@@ -579,7 +590,7 @@ impl<A: Answers> Session<A> {
             frame::write_ping(flag::ACK, payload, &mut self.out);
         } else if payload == PING_CLOSING && self.phase == Phase::Closing {
             // Whatever the client sent before it heard of the end has arrived.
-            frame::write_go_away(self.last_id, Reason::NoError, &mut self.out);
+            frame::write_go_away(self.last_taken, Reason::NoError, &mut self.out);
             self.phase = Phase::Closed;
         }
         Ok(())
@@ -589,7 +600,7 @@ impl<A: Answers> Session<A> {
     fn tell_room(&mut self) {
         self.room.taken();
         self.untold += self.taken.collect();
-        if self.untold >= CONNECTION_WINDOW as usize / 4 {
+        if !self.is_full() && self.untold >= CONNECTION_WINDOW as usize / 4 {
             frame::write_window_update(0, self.untold as u32, &mut self.out);
             self.receive_window += self.untold as i64;
             self.untold = 0;
