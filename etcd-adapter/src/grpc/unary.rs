@@ -100,9 +100,9 @@ impl Services {
             Method::TimeToLive => {
                 answered(shared, call, message, |shared, asked| async move { shared.time_to_live(asked).await })
             }
-            Method::Leases => answered(shared, call, message, |shared, _: LeaseLeasesRequest| async move {
-                Ok(shared.all_leases())
-            }),
+            Method::Leases => {
+                answered(shared, call, message, |shared, _: LeaseLeasesRequest| async move { Ok(shared.all_leases()) })
+            }
         }
     }
 }

@@ -48,14 +48,14 @@ pub struct Connection<I, A: Answers> {
     timeout: Duration,
 }
 
-/// What is done when the time has come.
+/// What is looked for when the time has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Looking {
-    ForSilence,
+    Silence,
     /// To what was asked then.
-    ForAnAnswer(Instant),
+    Answer(Instant),
     /// All was said; only writing is left.
-    ForTheEnd,
+    End,
 }
 
 impl<I: AsyncRead + AsyncWrite + Unpin, A: Answers> Connection<I, A> {
@@ -72,7 +72,7 @@ impl<I: AsyncRead + AsyncWrite + Unpin, A: Answers> Connection<I, A> {
             stopping: Box::pin(stop.cancelled_owned()),
             stopped: false,
             look: Box::pin(sleep_until(now + transport.keepalive_interval)),
-            looking: Looking::ForSilence,
+            looking: Looking::Silence,
             heard: now,
             interval: transport.keepalive_interval,
             timeout: transport.keepalive_timeout,
@@ -123,22 +123,22 @@ impl<I: AsyncRead + AsyncWrite + Unpin, A: Answers> Connection<I, A> {
 
     /// Whether the client is still there.
     fn poll_look(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        if self.session.is_finished() && self.looking != Looking::ForTheEnd {
-            self.looking = Looking::ForTheEnd;
+        if self.session.is_finished() && self.looking != Looking::End {
+            self.looking = Looking::End;
             self.look.as_mut().reset(Instant::now() + LAST_WORD_MAX);
         }
         while self.look.as_mut().poll(context).is_ready() {
             let now = Instant::now();
             let next = match self.looking {
-                Looking::ForTheEnd => return Err(io::ErrorKind::TimedOut.into()),
-                Looking::ForSilence if now.duration_since(self.heard) >= self.interval => {
+                Looking::End => return Err(io::ErrorKind::TimedOut.into()),
+                Looking::Silence if now.duration_since(self.heard) >= self.interval => {
                     self.session.ask_whether_alive();
-                    self.looking = Looking::ForAnAnswer(now);
+                    self.looking = Looking::Answer(now);
                     now + self.timeout
                 }
-                Looking::ForAnAnswer(asked) if self.heard < asked => return Err(io::ErrorKind::TimedOut.into()),
-                Looking::ForSilence | Looking::ForAnAnswer(_) => {
-                    self.looking = Looking::ForSilence;
+                Looking::Answer(asked) if self.heard < asked => return Err(io::ErrorKind::TimedOut.into()),
+                Looking::Silence | Looking::Answer(_) => {
+                    self.looking = Looking::Silence;
                     self.heard + self.interval
                 }
             };
@@ -175,7 +175,8 @@ impl<I: AsyncRead + AsyncWrite + Unpin, A: Answers> Future for Connection<I, A> 
                 return Pin::new(&mut this.io).poll_shutdown(context);
             }
             // What waited for room has some now.
-            if !more && !(written && full) {
+            more |= written && full;
+            if !more {
                 return Poll::Pending;
             }
         }

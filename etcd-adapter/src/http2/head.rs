@@ -10,8 +10,9 @@ use super::hpack::{BadBlock, Decoder};
 
 /// What all headers of one request may count together, as the protocol counts.
 pub const LIST_BYTES_MAX: usize = 64 << 10;
-/// Blocks that are remembered. A client has a few.
+/// Blocks that are remembered, of which a client has a few, and how long they may be.
 const REMEMBERED_MAX: usize = 8;
+const REMEMBERED_BYTES_MAX: usize = 1 << 10;
 
 /// The headers of one request, in the order in which they came.
 #[derive(Debug, Default)]
@@ -114,8 +115,14 @@ pub enum Head<C> {
 /// that changes it, is not read again: most calls are like the one before.
 pub struct Heads<C> {
     decoder: Decoder,
-    remembered: Vec<(u64, Box<[u8]>, Arc<Head<C>>)>,
+    remembered: Vec<Remembered<C>>,
     next: usize,
+}
+
+struct Remembered<C> {
+    generation: u64,
+    block: Box<[u8]>,
+    head: Arc<Head<C>>,
 }
 
 impl<C> Default for Heads<C> {
@@ -127,9 +134,9 @@ impl<C> Default for Heads<C> {
 impl<C: Copy> Heads<C> {
     pub fn read(&mut self, block: &[u8], answers: &impl Answers<Call = C>) -> Result<Arc<Head<C>>, BadBlock> {
         let generation = self.decoder.generation();
-        let known = self.remembered.iter().find(|(at, known, _)| *at == generation && **known == *block);
-        if let Some((_, _, head)) = known {
-            return Ok(head.clone());
+        let known = |known: &&Remembered<C>| known.generation == generation && *known.block == *block;
+        if let Some(known) = self.remembered.iter().find(known) {
+            return Ok(known.head.clone());
         }
         let mut fields = Fields::default();
         self.decoder.read(block, |name, value| fields.push(name, value))?;
@@ -138,8 +145,8 @@ impl<C: Copy> Heads<C> {
             () if !fields.are_well_formed() => Head::Malformed(Reason::Protocol),
             () => Head::Request { unary: answers.unary(&fields), fields },
         });
-        if self.decoder.generation() == generation {
-            let entry = (generation, block.into(), head.clone());
+        if self.decoder.generation() == generation && block.len() <= REMEMBERED_BYTES_MAX {
+            let entry = Remembered { generation, block: block.into(), head: head.clone() };
             match self.remembered.get_mut(self.next) {
                 Some(oldest) => *oldest = entry,
                 None => self.remembered.push(entry),

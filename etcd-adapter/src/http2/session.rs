@@ -265,10 +265,8 @@ impl<A: Answers> Session<A> {
         if self.block.is_some() != (header.kind == kind::CONTINUATION) {
             return Err(Reason::Protocol.into());
         }
-        let of_stream = matches!(
-            header.kind,
-            kind::DATA | kind::HEADERS | kind::PRIORITY | kind::RST_STREAM | kind::CONTINUATION
-        );
+        let of_stream =
+            matches!(header.kind, kind::DATA | kind::HEADERS | kind::PRIORITY | kind::RST_STREAM | kind::CONTINUATION);
         let of_connection = matches!(header.kind, kind::SETTINGS | kind::PING | kind::GOAWAY);
         if (of_stream && header.stream == 0) || (of_connection && header.stream != 0) {
             return Err(Reason::Protocol.into());
@@ -333,7 +331,7 @@ impl<A: Answers> Session<A> {
                 }
             };
         }
-        if id % 2 == 0 {
+        if id.is_multiple_of(2) {
             return Err(Reason::Protocol.into());
         }
         self.last_id = id;
@@ -520,7 +518,7 @@ impl<A: Answers> Session<A> {
         if header.has(flag::ACK) {
             return if payload.is_empty() { Ok(()) } else { Err(Reason::FrameSize.into()) };
         }
-        if payload.len() % 6 != 0 {
+        if !payload.len().is_multiple_of(6) {
             return Err(Reason::FrameSize.into());
         }
         for (name, value) in frame::settings(payload) {

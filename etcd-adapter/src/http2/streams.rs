@@ -41,7 +41,11 @@ pub struct Stream<C> {
 /// How far the call has come.
 pub enum Work<C> {
     /// Its message is not yet whole.
-    Gathering { head: Arc<Head<C>>, call: C, message: BytesMut },
+    Gathering {
+        head: Arc<Head<C>>,
+        call: C,
+        message: BytesMut,
+    },
     Answering(BoxFuture<'static, Result<Bytes, Status>>),
     Serving(BoxFuture<'static, Response<Body>>),
     /// The answer comes piece by piece.

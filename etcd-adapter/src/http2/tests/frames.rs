@@ -70,7 +70,7 @@ async fn windows_are_kept_as_they_change() {
     assert_eq!(client.hear().await.0.kind, kind::PING);
     frame::write_settings(&[(4, 10)], &mut client.out);
     client.say().await;
-    let mut heard = vec![client.hear().await.0, client.hear().await.0];
+    let mut heard = [client.hear().await.0, client.hear().await.0];
     heard.sort_by_key(|header| header.kind);
     assert_eq!(data(heard[0]), (kind::DATA, 10, 0));
     // Ten are used up; the window is five below nothing, then five above.

@@ -83,7 +83,8 @@ async fn many_calls_at_once_are_answered_each_with_its_own() {
 #[tokio::test]
 async fn large_messages_go_through_small_windows() {
     for window in [100, 16_384, 1 << 20] {
-        let builder = Builder::new().initial_window_size(window).initial_connection_window_size(65_535 + window).clone();
+        let builder =
+            Builder::new().initial_window_size(window).initial_connection_window_size(65_535 + window).clone();
         let client = connect(Echo::default(), &builder).await;
         let length = if window < 1000 { 100_000 } else { 5 << 20 };
         let large = message(7, length);
@@ -155,7 +156,10 @@ impl Answers for Odd {
     fn serve(&self, request: Request<RequestBody>) -> BoxFuture<'static, Response<Body>> {
         Box::pin(async move {
             let told = format!("{} {}", request.method(), request.uri());
-            Response::builder().status(StatusCode::IM_A_TEAPOT).body(Body::new(http_body_util::Full::from(told))).unwrap()
+            Response::builder()
+                .status(StatusCode::IM_A_TEAPOT)
+                .body(Body::new(http_body_util::Full::from(told)))
+                .unwrap()
         })
     }
 }
