@@ -46,6 +46,10 @@ impl fmt::Display for Action {
     }
 }
 
+impl Action {
+    pub const ALL: [Action; 4] = [Action::Append, Action::Read, Action::Trim, Action::Administer];
+}
+
 /// The refusal, in words for whoever was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -87,10 +91,29 @@ impl Rules {
         match self.table.load().permits(caller, action, journal) {
             true => Ok(()),
             false => {
-                let source = self.source.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+                let source = self.source();
                 Err(Denied(format!("`{caller}` may not {action} journal `{journal}`: no rule in {source} permits it")))
             }
         }
+    }
+
+    /// Whether the caller may do anything at all with the journal of this name. Whoever may has to find it
+    /// first: what it is called, where it begins and ends, and who leads it.
+    pub fn decide_any(&self, caller: &Caller, journal: &str) -> Result<(), Denied> {
+        let table = self.table.load();
+        match Action::ALL.into_iter().any(|action| table.permits(caller, action, journal)) {
+            true => Ok(()),
+            false => {
+                let source = self.source();
+                Err(Denied(format!(
+                    "`{caller}` may do nothing with journal `{journal}`: no rule in {source} permits it"
+                )))
+            }
+        }
+    }
+
+    fn source(&self) -> String {
+        self.source.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
     }
 
     /// Whether the caller may speak as a node of this cluster.
@@ -248,6 +271,25 @@ mod tests {
     fn a_refusal_names_who_what_and_which() {
         let refusal = rules().decide(&named("adapter-1|x"), Action::Append, "audit").unwrap_err().to_string();
         assert_eq!(refusal, "`adapter-1` may not append to journal `audit`: no rule in rules.toml permits it");
+    }
+
+    #[test]
+    fn any_permission_is_enough_to_find_a_journal_and_none_is_not() {
+        let text = "[[rule]]\nwho = [\"writer\"]\nmay = [\"append\"]\njournals = [\"audit\"]\n\
+                    [[rule]]\nwho = [\"janitor\"]\nmay = [\"trim\"]\njournals = [\"*\"]";
+        let rules = Rules::parse(Path::new("rules.toml"), text, None).unwrap();
+        let table = [
+            ("writer", "audit", true),
+            ("writer", "other", false),
+            ("janitor", "audit", true),
+            ("janitor", "system", false),
+            ("nobody", "audit", false),
+        ];
+        for (who, journal, permitted) in table {
+            assert_eq!(rules.decide_any(&named(who), journal).is_ok(), permitted, "{who} looks for {journal}");
+        }
+        let refusal = rules.decide_any(&named("nobody"), "audit").unwrap_err().to_string();
+        assert_eq!(refusal, "`nobody` may do nothing with journal `audit`: no rule in rules.toml permits it");
     }
 
     #[test]

@@ -53,6 +53,8 @@ pub struct Options {
     pub links: bool,
     /// Whether everybody shows certificates. The authority and the papers are made for this cluster.
     pub tls: bool,
+    /// Names of further clients that get certificates.
+    pub people: Vec<String>,
     /// For every node, behind the flags that the cluster gives itself.
     pub flags: Vec<String>,
     pub environment: BTreeMap<String, String>,
@@ -70,6 +72,7 @@ impl Default for Options {
             server: None,
             links: false,
             tls: false,
+            people: Vec::new(),
             flags: Vec::new(),
             environment: BTreeMap::new(),
             patience: Duration::from_secs(60),
@@ -133,7 +136,8 @@ impl Cluster {
 
         let (memory, ports) = recall_or_decide(&dir, &options)?;
         if options.tls {
-            let names: Vec<_> = memory.nodes.iter().map(|place| place.name.as_str()).collect();
+            let nodes = memory.nodes.iter().map(|place| place.name.as_str());
+            let names: Vec<_> = nodes.chain(options.people.iter().map(String::as_str)).collect();
             tls::issue(&dir.join(TLS), &names)?;
         }
         let links = if options.links { make_links(&memory).await? } else { BTreeMap::new() };

@@ -19,15 +19,15 @@ pub struct Papers {
 pub const CLIENT: &str = "operator";
 
 /// Papers for those names, below `dir`, unless they are there already.
-pub fn issue(dir: &Path, nodes: &[&str]) -> anyhow::Result<()> {
+pub fn issue(dir: &Path, names: &[&str]) -> anyhow::Result<()> {
     if papers(dir, CLIENT).cert.exists() {
         return Ok(());
     }
     std::fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let authority = Authority::new("cluster authority")?;
     authority.publish(&dir.join("ca.pem"))?;
-    for node in nodes {
-        authority.sign(node, &papers(dir, node))?;
+    for name in names {
+        authority.sign(name, &papers(dir, name))?;
     }
     authority.sign(CLIENT, &papers(dir, CLIENT))?;
     Ok(())

@@ -62,15 +62,30 @@ impl Door {
         self.rules.decide(caller, action, journal).map_err(denied)
     }
 
+    /// Refuses whoever may do nothing at all with the journal.
+    fn allow_any(&self, extensions: &Extensions, journal: &str) -> Result<(), Refusal> {
+        let caller = extensions.get::<Caller>().unwrap_or(&Caller::Anonymous);
+        self.rules.decide_any(caller, journal).map_err(denied)
+    }
+
     /// The group of that id, if the caller may.
     fn group(&self, extensions: &Extensions, action: Action, id: u64) -> Result<Arc<Group>, Refusal> {
+        self.allow(extensions, action, &self.name_of(id)?)?;
+        self.groups.get(id)
+    }
+
+    /// The group of that id, if the caller may do anything with it.
+    fn any_group(&self, extensions: &Extensions, id: u64) -> Result<Arc<Group>, Refusal> {
+        self.allow_any(extensions, &self.name_of(id)?)?;
+        self.groups.get(id)
+    }
+
+    fn name_of(&self, id: u64) -> Result<String, Refusal> {
         let name = match id {
             0 => Some(JournalName::SYSTEM.to_owned()),
             _ => self.groups.with_catalogue(|catalogue| catalogue.journals.get(&id).map(|j| j.name.clone())),
         };
-        let name = name.ok_or_else(|| refusal::no_such_journal(id))?;
-        self.allow(extensions, action, &name)?;
-        self.groups.get(id)
+        name.ok_or_else(|| refusal::no_such_journal(id))
     }
 }
 
