@@ -9,6 +9,7 @@ use metrics::Counter;
 use parking_lot::Mutex;
 use proto::peer::{NodeHealth, control_reply, control_request};
 use proto::{NodeId, journal as wire};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +21,7 @@ use crate::group::{Admission, Lead};
 use crate::health::{Check, Health};
 use crate::identity::{Identity, Member};
 use crate::raft::Role;
-use crate::refusal::{Reason, Refusal};
+use crate::refusal::{self, Reason, Refusal};
 use crate::repair::Repairs;
 
 /// How often nodes tell each other how they are.
@@ -40,7 +41,28 @@ pub struct Node {
     peers: Mutex<BTreeMap<u64, (Instant, NodeHealth)>>,
     /// The other members, as last looked at.
     others: Mutex<Vec<u64>>,
+    removal: Removal,
     urgent: Urgent,
+}
+
+/// Whether this node was removed from its cluster. The entries that removed it need not reach it, so it
+/// asks the others with every exchange, and believes whoever has applied most of the catalogue.
+#[derive(Debug, Default)]
+struct Removal {
+    /// Up to where the catalogue was applied by whoever said so.
+    as_of: Mutex<u64>,
+    removed: watch::Sender<bool>,
+}
+
+impl Removal {
+    fn heard(&self, catalogue_applied: u64, removed: bool) {
+        let mut as_of = self.as_of.lock();
+        // Who says nothing of the catalogue has applied nothing.
+        if catalogue_applied > *as_of {
+            *as_of = catalogue_applied;
+            self.removed.send_if_modified(|before| std::mem::replace(before, removed) != removed);
+        }
+    }
 }
 
 /// Urgent entries that are taken where ordinary ones are refused.
@@ -82,6 +104,7 @@ impl Node {
             started: Instant::now(),
             peers: Mutex::default(),
             others: Mutex::default(),
+            removal: Removal::default(),
             urgent: Urgent::new(),
         })
     }
@@ -100,7 +123,25 @@ impl Node {
             free_bytes: self.disk.space().free_bytes,
             disk: self.disk.health() as u32,
             sync_p99_us: self.disk.sync_times().p99.as_micros() as u64,
+            ..NodeHealth::default()
         }
+    }
+
+    /// The same as an answer to `node`, which also asks whether it still belongs to the cluster.
+    pub fn answer(&self, node: NodeId, groups: &Groups) -> NodeHealth {
+        // In this order: the catalogue read is at least as new as the position said.
+        let catalogue_applied = groups.system().mark().applied;
+        let you_left = groups.with_catalogue(|catalogue| catalogue.has_left(node.0));
+        NodeHealth { catalogue_applied, you_left, ..self.say() }
+    }
+
+    /// Whether this node was removed from its cluster, as far as it has heard.
+    pub fn watch_removed(&self) -> watch::Receiver<bool> {
+        self.removal.removed.subscribe()
+    }
+
+    fn is_removed(&self) -> bool {
+        *self.removal.removed.borrow()
     }
 
     pub fn heard(&self, from: NodeId, health: NodeHealth) {
@@ -161,6 +202,7 @@ impl Node {
             live: self.health.live(),
             ready: self.health.ready(),
             reasons: self.health.reasons(),
+            removed: self.is_removed(),
             disk: Some(wire::DiskStatus {
                 total_bytes: space.total_bytes,
                 free_bytes: space.free_bytes,
@@ -240,6 +282,7 @@ pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check:
             groups.shared().tasks.spawn(async move {
                 let health = control_request::Kind::Health(node.say());
                 if let Ok(control_reply::Kind::Health(health)) = peer.control(health, EXCHANGE * 2).await {
+                    node.removal.heard(health.catalogue_applied, health.you_left);
                     node.heard(NodeId(id), health);
                 }
             });
@@ -252,7 +295,9 @@ pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check:
         }
         disk.set_peers_well(node.peers_well(&ids));
         disk.set_journal_bytes(groups.all().iter().map(|group| group.replica().log().disk_bytes()).sum());
-        match not_ready(&groups) {
+        let own = node.answer(NodeId(groups.shared().node()), &groups);
+        node.removal.heard(own.catalogue_applied, own.you_left);
+        match not_ready(&node, &groups) {
             Some(why) => check.not_ready(why),
             None => check.ok(),
         }
@@ -263,18 +308,21 @@ pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check:
                 tracing::warn!("the disk is slow: giving leadership away");
                 groups.hand_over(|id| node.is_well(id)).await;
             },
-            () = tokio::time::sleep(if check_soon(&groups) { Duration::from_millis(20) } else { EXCHANGE }) => {}
+            () = tokio::time::sleep(if check_soon(&node, &groups) { Duration::from_millis(20) } else { EXCHANGE }) => {}
         }
     }
 }
 
 /// While the node is coming up it looks often, so that readiness is not told late.
-fn check_soon(groups: &Groups) -> bool {
-    not_ready(groups).is_some()
+fn check_soon(node: &Node, groups: &Groups) -> bool {
+    !node.is_removed() && not_ready(node, groups).is_some()
 }
 
 /// Why clients should not be sent here, if they should not.
-fn not_ready(groups: &Groups) -> Option<String> {
+fn not_ready(node: &Node, groups: &Groups) -> Option<String> {
+    if node.is_removed() {
+        return Some(refusal::removed().message);
+    }
     if let Some((id, trouble)) = groups.troubles().into_iter().next() {
         return Some(format!("journal {id}: {trouble}"));
     }

@@ -23,6 +23,12 @@ pub fn shutting_down() -> Refusal {
     Refusal::new(Reason::ShuttingDown, "this node is shutting down")
 }
 
+/// Whoever hears this goes to another node.
+pub fn removed() -> Refusal {
+    let message = "this node was removed from the cluster: it serves nobody any more, and may be shut down";
+    Refusal::new(Reason::ShuttingDown, message)
+}
+
 pub fn no_such_journal(which: impl std::fmt::Display) -> Refusal {
     Refusal::new(Reason::NoSuchJournal, format!("there is no journal {which}"))
 }

@@ -125,7 +125,7 @@ impl Server {
         );
 
         let routes = {
-            let doorway = Doorway::new(doors);
+            let doorway = Doorway::new(doors, node.watch_removed());
             let limit = config.limits.message_bytes();
             let peers = PeerService {
                 door: doorway.clone(),

@@ -20,6 +20,7 @@ mod node_paused;
 mod openings;
 mod papers_renewed;
 mod planned_stop;
+mod removed;
 mod rules;
 mod sizes;
 mod slow_disk;

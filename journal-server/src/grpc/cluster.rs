@@ -27,7 +27,7 @@ impl cluster_server::Cluster for ClusterService {
     async fn status(&self, _: Request<wire::StatusRequest>) -> Result<Response<wire::StatusReply>, Status> {
         let mut status = self.node.status();
         // A node that waits for its cluster answers too.
-        let Ok(door) = self.door.open() else { return Ok(Response::new(status)) };
+        let Ok(door) = self.door.open_to_nodes() else { return Ok(Response::new(status)) };
         let groups = &door.groups;
         let catalogue = groups.with_catalogue(Catalogue::clone);
         for group in groups.all() {

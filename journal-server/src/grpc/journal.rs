@@ -42,7 +42,7 @@ impl journal_server::Journal for JournalService {
     async fn tail(&self, request: Request<wire::TailRequest>) -> Result<Response<Self::TailStream>, Status> {
         let (_, extensions, request) = request.into_parts();
         let group = self.0.open()?.group(&extensions, Action::Read, request.journal_id)?;
-        Ok(Response::new(tail(group.tail(request.from)).boxed()))
+        Ok(Response::new(tail(group.tail(request.from), self.0.clone()).boxed()))
     }
 
     async fn check_tail(
@@ -109,11 +109,17 @@ fn describe(door: &Door, group: &Arc<Group>) -> wire::DescribeReply {
 }
 
 /// Runs until the end, which is said in the stream; a node that fails ends it with a status.
-fn tail(cursor: TailCursor) -> impl Stream<Item = Result<wire::TailReply, Status>> + Send {
-    stream::unfold(Some(cursor), |cursor| async {
-        let mut cursor = cursor?;
-        let kind = match cursor.next().await {
-            Ok(run) => return Some((Ok(reply(tail_reply::Kind::Run(run_out(run)))), Some(cursor))),
+fn tail(cursor: TailCursor, door: Doorway) -> impl Stream<Item = Result<wire::TailReply, Status>> + Send {
+    stream::unfold(Some((cursor, door)), |reading| async {
+        let (mut cursor, mut door) = reading?;
+        let next = tokio::select! {
+            biased;
+            next = cursor.next() => next,
+            // Nothing comes here any more, and nobody would ever say so.
+            () = door.closed() => return Some((Err(refusal::removed().into()), None)),
+        };
+        let kind = match next {
+            Ok(run) => return Some((Ok(reply(tail_reply::Kind::Run(run_out(run)))), Some((cursor, door)))),
             Err(TailEnd::Gap { start }) => tail_reply::Kind::Gap(wire::Gap { start }),
             Err(TailEnd::Behind { holds_from }) => tail_reply::Kind::Behind(wire::Behind { holds_from }),
             Err(TailEnd::Failed(why)) => return Some((Err(Status::data_loss(why)), None)),

@@ -28,17 +28,37 @@ use crate::state::{JournalRecord, TrimPolicy};
 
 /// The door, once there is something behind it: a node that still forms or waits has none.
 #[derive(Clone)]
-pub struct Doorway(watch::Receiver<Option<Door>>);
+pub struct Doorway {
+    door: watch::Receiver<Option<Door>>,
+    removed: watch::Receiver<bool>,
+}
 
 impl Doorway {
-    pub fn new(door: watch::Receiver<Option<Door>>) -> Self {
-        Doorway(door)
+    /// `removed` says whether the node was removed from its cluster: clients are turned away then, and
+    /// other nodes are not, since they may take it in again.
+    pub fn new(door: watch::Receiver<Option<Door>>, removed: watch::Receiver<bool>) -> Self {
+        Doorway { door, removed }
     }
 
     fn open(&self) -> Result<Door, Refusal> {
+        match *self.removed.borrow() {
+            true => Err(refusal::removed()),
+            false => self.open_to_nodes(),
+        }
+    }
+
+    fn open_to_nodes(&self) -> Result<Door, Refusal> {
         let not_yet =
             || Refusal::new(Reason::NotReady, "this node is still starting, or waits to be added to a cluster");
-        self.0.borrow().clone().ok_or_else(not_yet)
+        self.door.borrow().clone().ok_or_else(not_yet)
+    }
+
+    /// Waits until the node is removed from its cluster.
+    async fn closed(&mut self) {
+        if self.removed.wait_for(|removed| *removed).await.is_err() {
+            // The node that would say so is gone.
+            std::future::pending().await
+        }
     }
 }
 

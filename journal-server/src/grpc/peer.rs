@@ -41,7 +41,7 @@ impl PeerService {
     fn admit(&self, metadata: &MetadataMap, extensions: &Extensions) -> Result<(NodeId, Door), Status> {
         self.admit_node(extensions)?;
         let from = Handshake::check(metadata, &self.identity)?;
-        Ok((from, self.door.open()?))
+        Ok((from, self.door.open_to_nodes()?))
     }
 
     fn admit_node(&self, extensions: &Extensions) -> Result<(), Status> {
@@ -161,7 +161,7 @@ impl PeerService {
             }
             control_request::Kind::Health(health) => {
                 self.node.heard(from, health);
-                control_reply::Kind::Health(self.node.say())
+                control_reply::Kind::Health(self.node.answer(from, &door.groups))
             }
         })
     }

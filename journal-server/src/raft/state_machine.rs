@@ -243,8 +243,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.membership = membership;
         *self.current.lock() = Some((types::segment_id(&at), snapshot));
         self.marks.committed(types::segment_id(&at));
-        self.marks.applied(types::segment_id(&at), state.start());
+        // In this order: who sees that something is applied finds it in the state.
+        let start = state.start();
         self.state.send_replace(Arc::new(state));
+        self.marks.applied(types::segment_id(&at), start);
         Ok(())
     }
 

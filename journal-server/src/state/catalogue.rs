@@ -17,6 +17,9 @@ pub struct Catalogue {
     pub change: Option<PendingChange>,
     /// Nodes that lost what they had acknowledged. They stay here until they are removed.
     pub shut_out: BTreeSet<u64>,
+    /// Nodes that were members once and are not to be any more: they ask, since the entries that removed
+    /// them may never reach them.
+    pub removed: BTreeSet<u64>,
     /// The first readable position of `system` itself.
     pub start: u64,
 }
@@ -53,6 +56,7 @@ impl Default for Catalogue {
             members: BTreeMap::new(),
             change: None,
             shut_out: BTreeSet::new(),
+            removed: BTreeSet::new(),
             start: 1,
         }
     }
@@ -67,6 +71,16 @@ impl Catalogue {
     pub fn voters(&self) -> BTreeMap<u64, Member> {
         let voters = self.members.iter().filter(|(_, record)| record.voter);
         voters.map(|(node, record)| (*node, record.member.clone())).collect()
+    }
+
+    /// Whether the node was a member, and every group has let go of it. While that is under way it still
+    /// votes, and may lead.
+    pub fn has_left(&self, node: u64) -> bool {
+        let leaving = match self.change.as_ref().map(|change| &change.what) {
+            Some(MemberChange::Remove { node } | MemberChange::Replace { old: node, .. }) => Some(*node),
+            _ => None,
+        };
+        self.removed.contains(&node) && leaving != Some(node)
     }
 
     pub(super) fn apply(&mut self, position: u64, command: &Command) -> Outcome {
@@ -165,6 +179,7 @@ impl Catalogue {
                 }
                 let record = MemberRecord { member: member.clone(), voter: false };
                 self.members.insert(*node, record);
+                self.removed.remove(node);
             }
             MemberChange::Promote { node } => match self.members.get_mut(node) {
                 Some(_) if self.shut_out.contains(node) => {
@@ -182,6 +197,7 @@ impl Catalogue {
                     return invalid("that node is the last voter");
                 }
                 self.members.remove(node);
+                self.removed.insert(*node);
             }
             MemberChange::Replace { old, new, member } => {
                 let Some(record) = self.members.get(old) else {
@@ -192,6 +208,8 @@ impl Catalogue {
                 }
                 let voter = record.voter;
                 self.members.remove(old);
+                self.removed.insert(*old);
+                self.removed.remove(new);
                 self.members.insert(*new, MemberRecord { member: member.clone(), voter });
             }
             MemberChange::SetAddress { node, member } => match self.members.get_mut(node) {
@@ -274,6 +292,24 @@ mod tests {
         catalogue.apply(7, &Command::ChangeCarried { change_id: 6, group_id: 0 });
         assert!(catalogue.shut_out.is_empty());
         assert_eq!(catalogue.voters().into_keys().collect::<Vec<_>>(), [1, 3, 9]);
+    }
+
+    #[test]
+    fn a_node_has_left_when_every_group_has_let_go_of_it_and_until_it_is_let_in_again() {
+        let mut catalogue = three();
+        create(&mut catalogue, 5, "a");
+        let replace = MemberChange::Replace { old: 2, new: 9, member: member("b2") };
+        catalogue.apply(6, &Command::ChangeMembers(replace));
+        catalogue.apply(7, &Command::ChangeCarried { change_id: 6, group_id: 5 });
+        assert!(!catalogue.has_left(2), "it still votes in `system`");
+        catalogue.apply(8, &Command::ChangeCarried { change_id: 6, group_id: 0 });
+        assert!(catalogue.has_left(2));
+        assert!(!catalogue.has_left(9) && !catalogue.has_left(1));
+        assert!(!catalogue.has_left(77), "nobody ever heard of that one");
+
+        let back = MemberChange::AddLearner { node: 2, member: member("b") };
+        catalogue.apply(9, &Command::ChangeMembers(back));
+        assert!(!catalogue.has_left(2));
     }
 
     #[test]

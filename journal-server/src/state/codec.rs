@@ -190,6 +190,7 @@ fn catalogue_out(catalogue: &Catalogue) -> wire::CatalogueState {
         members: catalogue.members.iter().map(member).collect(),
         change: catalogue.change.as_ref().map(change),
         shut_out: catalogue.shut_out.iter().copied().collect(),
+        removed: catalogue.removed.iter().copied().collect(),
         start: catalogue.start,
     }
 }
@@ -214,6 +215,7 @@ fn catalogue_in(wire: wire::CatalogueState) -> Result<Catalogue, BadState> {
         catalogue.change = Some(PendingChange { id: change.id, what, groups: change.groups.into_iter().collect() });
     }
     catalogue.shut_out = wire.shut_out.into_iter().collect();
+    catalogue.removed = wire.removed.into_iter().collect();
     Ok(catalogue)
 }
 

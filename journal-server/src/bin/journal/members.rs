@@ -147,6 +147,7 @@ async fn list(admin: &Admin, json: bool) -> anyhow::Result<()> {
     let mut table = Table::new(&["NODE", "ID", "ADDRESS", "ROLE", "STATE"]);
     for node in &view.nodes {
         let state = match (node.answers, node.ready) {
+            _ if node.removed => "removed",
             (false, _) => "silent",
             (true, false) => "not ready",
             (true, true) => "ready",

@@ -94,6 +94,7 @@ fn nodes(nodes: &[Node]) -> Table {
     for node in nodes {
         let state = match node {
             node if !node.answers => "silent",
+            node if node.removed => "removed",
             node if !node.live => "dead",
             node if !node.ready => "not ready",
             _ => "ready",

@@ -32,6 +32,8 @@ pub struct Node {
     pub answers: bool,
     pub live: bool,
     pub ready: bool,
+    /// It was removed from the cluster and knows it.
+    pub removed: bool,
     pub reasons: Vec<String>,
     pub version: String,
     pub uptime_ms: u64,
@@ -188,6 +190,7 @@ fn nodes(
                 node.answers = true;
                 node.live = status.live;
                 node.ready = status.ready;
+                node.removed = status.removed;
                 node.reasons.clone_from(&status.reasons);
                 node.version.clone_from(&status.version);
                 node.uptime_ms = status.uptime_ms;
@@ -291,6 +294,10 @@ fn troubles(view: &View, statuses: &[&NodeStatus]) -> Vec<String> {
     for node in &view.nodes {
         let why = node.reasons.join("; ");
         match node {
+            node if node.removed => {
+                troubles
+                    .push(format!("{} was removed from the cluster and still runs: it may be shut down", node.name));
+            }
             // How it is concerns nobody.
             node if node.role == NO_MEMBER && node.answers => {}
             node if !node.answers => troubles.push(format!("{} does not answer: {why}", node.name)),
@@ -303,7 +310,7 @@ fn troubles(view: &View, statuses: &[&NodeStatus]) -> Vec<String> {
             troubles.push(format!("{}: {} damaged segments", node.name, disk.segments_damaged));
         }
     }
-    for status in statuses {
+    for status in statuses.iter().filter(|status| !status.removed) {
         for group in status.groups.iter().filter(|group| !group.trouble.is_empty()) {
             let journal = group.journal.as_ref().map_or("system", |journal| journal.name.as_str());
             let journal = if journal.is_empty() { "system" } else { journal };
@@ -410,6 +417,17 @@ mod tests {
         assert_eq!(view.change, None);
         assert_eq!(view.node("n3").unwrap().role, NO_MEMBER);
         assert!(view.troubles.is_empty(), "{:?}", view.troubles);
+    }
+
+    #[test]
+    fn a_removed_node_that_still_runs_is_a_trouble_and_nothing_else_of_it_is() {
+        let system = |role: &str| GroupStatus { role: role.into(), term: 7, ..GroupStatus::default() };
+        let mut leader = status(1, vec![system("leader")]);
+        leader.members.truncate(2);
+        let mut removed = status(3, vec![GroupStatus { trouble: "stopped".into(), ..system("stopped") }]);
+        (removed.removed, removed.ready) = (true, false);
+        let view = View::of(answers(vec![leader, status(2, vec![]), removed]));
+        assert_eq!(view.troubles, ["n3 was removed from the cluster and still runs: it may be shut down"]);
     }
 
     #[test]
