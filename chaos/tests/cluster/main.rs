@@ -24,6 +24,7 @@ mod removed;
 mod rules;
 mod sizes;
 mod slow_disk;
+mod stale;
 mod stranger;
 mod support;
 mod trimmed_beyond;

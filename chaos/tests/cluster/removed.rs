@@ -9,7 +9,7 @@ use futures::StreamExt;
 use journal_client::{Change, Error, Journal, Settings, TailFrom, TrimPolicy};
 use proto::{JournalId, JournalName, NodeId};
 
-use crate::support::{Story, append, eventually};
+use crate::support::{Story, append, client_of, eventually};
 
 #[tokio::test]
 async fn a_removed_node_says_so_and_sends_everybody_elsewhere() {
@@ -79,8 +79,7 @@ async fn says_so(cluster: &Cluster, number: usize) {
 
 async fn refuses_everything(cluster: &Cluster, address: &str) {
     let settings = Settings { patience: Duration::from_secs(1), ..Settings::default() };
-    let connector = std::sync::Arc::new(journal_client::TcpConnector::new(None, false).unwrap());
-    let there = journal_client::Cluster::new([address], connector, settings).unwrap();
+    let there = client_of([address.to_owned()], settings);
     let name: JournalName = "story".parse().unwrap();
     let admin = there.admin();
     let id = cluster.journal("story").await.unwrap().id();

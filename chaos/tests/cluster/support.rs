@@ -7,7 +7,7 @@ use chaos::check::{Verdict, check};
 use chaos::cluster::{Cluster, Options};
 use chaos::history::History;
 use chaos::traffic::{Load, Traffic, read_all, read_to};
-use journal_client::{Journal, RemoteJournal, TailFrom};
+use journal_client::{Journal, RemoteJournal, Settings, TailFrom, TcpConnector};
 use proto::Position;
 use tokio::time::{Instant, sleep};
 
@@ -89,6 +89,12 @@ where
 }
 
 pub use chaos::skipped;
+
+/// A client that knows these nodes only, without certificates.
+pub fn client_of(endpoints: impl IntoIterator<Item = String>, settings: Settings) -> journal_client::Cluster {
+    let connector = Arc::new(TcpConnector::new(None, false).unwrap());
+    journal_client::Cluster::new(endpoints, connector, settings).unwrap()
+}
 
 pub async fn append(journal: &RemoteJournal, text: &str) -> Result<Position, journal_client::AppendError> {
     journal.append(journal_client::Entry::new(text.to_owned())).await

@@ -31,7 +31,7 @@ impl catalogue_server::Catalogue for CatalogueService {
     async fn delete(&self, request: Request<wire::DeleteRequest>) -> Result<Response<wire::DeleteReply>, Status> {
         let (_, extensions, request) = request.into_parts();
         self.0.open()?.allow(&extensions, Action::Administer, &request.name)?;
-        let id = self.id_of(&request.name)?;
+        let id = self.id_of(&request.name).await?;
         self.0.open()?.groups.delete(id).await.map_err(status_of)?;
         Ok(Response::new(wire::DeleteReply {}))
     }
@@ -53,15 +53,20 @@ impl catalogue_server::Catalogue for CatalogueService {
     ) -> Result<Response<wire::SetQuotaReply>, Status> {
         let (_, extensions, request) = request.into_parts();
         self.0.open()?.allow(&extensions, Action::Administer, &request.name)?;
-        let id = self.id_of(&request.name)?;
+        let id = self.id_of(&request.name).await?;
         let record = self.0.open()?.groups.set_quota(id, request.quota_bytes).await.map_err(status_of)?;
         Ok(Response::new(wire::SetQuotaReply { journal: Some(journal_info(id, Some(&record))) }))
     }
 }
 
 impl CatalogueService {
-    fn id_of(&self, name: &str) -> Result<u64, Refusal> {
-        let id = self.0.open()?.groups.with_catalogue(|catalogue| catalogue.by_name(name).map(|(id, _)| id));
+    /// What the name stands for now. Only the catalogue's leader knows that there is no such journal: any
+    /// other node may merely not have heard of it.
+    async fn id_of(&self, name: &str) -> Result<u64, Refusal> {
+        let door = self.0.open()?;
+        let (tail, _) = door.groups.system().check_tail().await?;
+        door.groups.applied(tail).await;
+        let id = door.groups.with_catalogue(|catalogue| catalogue.by_name(name).map(|(id, _)| id));
         id.ok_or_else(|| refusal::no_such_journal(format!("named `{name}`")))
     }
 }

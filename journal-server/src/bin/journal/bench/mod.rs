@@ -17,7 +17,7 @@ use std::time::Duration;
 use anyhow::Context;
 use bytes::Bytes;
 use clap::ValueEnum;
-use journal_client::{Journal, TailFrom, TrimPolicy};
+use journal_client::{Admin, Journal, TailFrom, TrimPolicy};
 use proto::{JournalId, JournalName, Position};
 
 use crate::connect::Connection;
@@ -111,8 +111,10 @@ pub async fn run(connection: &Connection, args: Args) -> anyhow::Result<()> {
     if wants(Part::Ping) {
         printer.ping(times.duration).await?;
     }
+    let mut leftover = None;
     if !args.skip_journal && (wants(Part::Closed) || wants(Part::Open)) {
-        drive_journal(connection, &args, times, &mut printer, wants(Part::Closed), wants(Part::Open)).await?;
+        leftover =
+            drive_journal(connection, &args, times, &mut printer, wants(Part::Closed), wants(Part::Open)).await?;
     }
     if !args.etcd.is_empty() {
         for size in &args.sizes {
@@ -127,7 +129,24 @@ pub async fn run(connection: &Connection, args: Args) -> anyhow::Result<()> {
     if args.json {
         println!("{}", serde_json::to_string_pretty(&printer.report)?);
     }
-    Ok(())
+    // Last: what was measured is not lost if this fails.
+    match leftover {
+        Some(made) => made.delete().await,
+        None => Ok(()),
+    }
+}
+
+/// A journal that was made to be measured.
+struct Made {
+    admin: Admin,
+    name: JournalName,
+}
+
+impl Made {
+    async fn delete(self) -> anyhow::Result<()> {
+        let deleted = self.admin.delete(&self.name).await;
+        deleted.with_context(|| format!("cannot delete the journal {}", self.name))
+    }
 }
 
 async fn drive_journal(
@@ -137,7 +156,7 @@ async fn drive_journal(
     printer: &mut Printer,
     closed: bool,
     open: bool,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Option<Made>> {
     let admin = connection.admin()?;
     let created = admin.create(&args.journal, TrimPolicy::Free, 0).await;
     let (journal, new) = created.with_context(|| format!("cannot make the journal {}", args.journal))?;
@@ -174,10 +193,7 @@ async fn drive_journal(
             trim(&only_trims).await;
         }
     }
-    if new {
-        admin.delete(&args.journal).await.with_context(|| format!("cannot delete the journal {}", args.journal))?;
-    }
-    Ok(())
+    Ok(new.then(|| Made { admin, name: args.journal.clone() }))
 }
 
 /// No more streams than appenders.
