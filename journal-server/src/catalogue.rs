@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, stream};
 use parking_lot::{Mutex, RwLock};
-use proto::JournalId;
+use proto::{JournalId, JournalName};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -102,6 +102,14 @@ impl Groups {
         match self.catalogue().as_ref() {
             GroupState::Catalogue(catalogue) => read(catalogue),
             GroupState::Journal(_) => unreachable!("`system` was opened as a catalogue"),
+        }
+    }
+
+    /// What people call a group, as far as this node knows.
+    pub fn name_of(&self, id: u64) -> Option<String> {
+        match id {
+            0 => Some(JournalName::SYSTEM.to_owned()),
+            _ => self.with_catalogue(|catalogue| catalogue.journals.get(&id).map(|record| record.name.clone())),
         }
     }
 

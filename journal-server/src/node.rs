@@ -17,7 +17,7 @@ use crate::catalogue::Groups;
 use crate::config::Config;
 use crate::disk::{Allowance, Disk, DiskHealth, Room};
 use crate::forming::Forming;
-use crate::group::{Admission, Lead};
+use crate::group::{Admission, Group, Lead};
 use crate::health::{Check, Health};
 use crate::identity::{Identity, Member};
 use crate::raft::Role;
@@ -323,23 +323,48 @@ fn not_ready(node: &Node, groups: &Groups) -> Option<String> {
     if node.is_removed() {
         return Some(refusal::removed().message);
     }
-    if let Some((id, trouble)) = groups.troubles().into_iter().next() {
-        return Some(format!("journal {id}: {trouble}"));
+    // The vote that was found on the disk names a leader, who may be long gone, and this node with him.
+    let members = groups.system().standing().nodes;
+    if !members.is_empty() && !members.contains_key(&groups.shared().node()) {
+        return Some("this node is not a member of the cluster, as far as it has heard".to_owned());
     }
-    for group in groups.all() {
-        let standing = group.standing();
-        if standing.role == Role::Stopped {
-            return Some(format!("group {} has stopped: {}", group.id(), standing.fatal.unwrap_or_default()));
-        }
-        if let Some(frozen) = group.replica().frozen() {
-            return Some(format!("group {}: {frozen}", group.id()));
-        }
-        if standing.leader.is_none() {
-            return Some(format!("group {} has no leader that this node knows of", group.id()));
-        }
-        if standing.role == Role::Leader && matches!(group.lead(), Lead::Not(_)) {
-            return Some(format!("group {}: its new leader, this node, is not ready yet", group.id()));
-        }
+    if members.len() > 1 && node.peers.lock().is_empty() {
+        return Some("no other node has answered yet".to_owned());
     }
-    None
+    let name = |id: u64| groups.name_of(id).unwrap_or_else(|| format!("journal {id}"));
+    let waiting = groups.troubles().into_iter().map(|(id, trouble)| format!("{}: {trouble}", name(id)));
+    let running = groups.all().into_iter();
+    let running = running.filter_map(|group| Some(format!("{}: {}", name(group.id()), trouble_of(&group)?)));
+    let mut reasons: Vec<String> = waiting.chain(running).collect();
+    if reasons.len() > REASONS_MAX {
+        let more = reasons.len() - REASONS_MAX;
+        reasons.truncate(REASONS_MAX);
+        reasons.push(format!("and {more} more"));
+    }
+    (!reasons.is_empty()).then(|| reasons.join("; "))
+}
+
+/// Journals that are named when a node is not ready. What ails hundreds is rarely theirs.
+const REASONS_MAX: usize = 3;
+
+/// Why a group that runs here is of no use here, if it is not.
+fn trouble_of(group: &Group) -> Option<String> {
+    let standing = group.standing();
+    let leads = standing.role == Role::Leader;
+    if standing.role == Role::Stopped {
+        return Some(format!("it has stopped on this node: {}", standing.fatal.unwrap_or_default()));
+    }
+    if let Some(frozen) = group.replica().frozen() {
+        return Some(frozen);
+    }
+    if standing.leader.is_none() {
+        return Some("this node knows of no leader".to_owned());
+    }
+    match group.lead() {
+        Lead::Not(why) if leads && why.reason == Reason::NoQuorum => {
+            Some("its leader, this node, cannot reach a majority of its nodes".to_owned())
+        }
+        Lead::Not(_) if leads => Some("its new leader, this node, is not ready yet".to_owned()),
+        _ => None,
+    }
 }

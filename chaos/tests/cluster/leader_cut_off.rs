@@ -13,7 +13,12 @@ async fn appends_go_on_elsewhere_when_the_leader_is_cut_off_from_its_followers_o
     let old = story.leader().await;
     let cut = Instant::now();
     story.cluster.isolate(old);
-    sleep(2 * FAILOVER_MAX).await;
+    eventually("it says what is wrong, until it gives up", FAILOVER_MAX, async || {
+        let why = story.cluster.node(old).ready().await.err().unwrap_or_default();
+        why.contains("story: its leader, this node, cannot reach a majority of its nodes")
+    })
+    .await;
+    sleep((2 * FAILOVER_MAX).saturating_sub(cut.elapsed())).await;
     let new = story.leader().await;
     assert_ne!(new, old);
     story.cluster.heal();

@@ -101,11 +101,7 @@ impl Door {
     }
 
     fn name_of(&self, id: u64) -> Result<String, Refusal> {
-        let name = match id {
-            0 => Some(JournalName::SYSTEM.to_owned()),
-            _ => self.groups.with_catalogue(|catalogue| catalogue.journals.get(&id).map(|j| j.name.clone())),
-        };
-        name.ok_or_else(|| refusal::no_such_journal(id))
+        self.groups.name_of(id).ok_or_else(|| refusal::no_such_journal(id))
     }
 }
 
