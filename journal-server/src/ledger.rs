@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::refusal::Refusal;
 
@@ -43,6 +44,8 @@ struct Slots {
     /// Bytes of the entries in `pending`.
     bytes: usize,
     ended: bool,
+    /// When the front of the queue was last settled.
+    settled: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -88,6 +91,7 @@ impl Ledger {
             slot.outcome = outcome;
             // Only the front of the queue can be answered.
             if index == 0 {
+                slots.settled = Some(Instant::now());
                 drop(slots);
                 self.changed.notify_one();
             }
@@ -110,6 +114,11 @@ impl Ledger {
     /// Whether nothing waits for an answer.
     pub fn is_empty(&self) -> bool {
         self.slots.lock().pending.is_empty()
+    }
+
+    /// When what can be taken now, or was taken last, began to be settled.
+    pub fn settled(&self) -> Option<Instant> {
+        self.slots.lock().settled
     }
 
     /// Waits until something may have been settled.

@@ -10,6 +10,7 @@ pub mod env;
 pub mod forming;
 #[doc(hidden)]
 pub mod fuzz;
+mod gauges;
 pub mod group;
 pub mod grpc;
 pub mod health;

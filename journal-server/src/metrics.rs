@@ -50,25 +50,110 @@ fn install() -> PrometheusHandle {
     handle
 }
 
+/// What a metric is, for its help text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// Everything that a node exports, in the order of the table in docs/OPERATIONS.md. Labels: `journal` is a
+/// journal's id (0 is the catalogue), whose name `journal_info` tells; `peer` is a node's name.
+const METRICS: &[(&str, Kind, &str)] = {
+    use Kind::{Counter, Gauge, Histogram};
+    &[
+        // An append's way, on the node that leads.
+        ("journal_append_admission_seconds", Histogram, "Append: from being read until Raft has it; one a message"),
+        (
+            "journal_segment_durable_seconds",
+            Histogram,
+            "Append: from being given to this node's log until a sync covers it; the oldest of each write",
+        ),
+        (
+            "journal_append_commit_seconds",
+            Histogram,
+            "Append: from being given to Raft until a majority has synced it; one a message",
+        ),
+        (
+            "journal_append_answer_seconds",
+            Histogram,
+            "Append: from being committed until the answer is given to the connection",
+        ),
+        // Where the groups are.
+        ("journal_info", Gauge, "Always 1; the label `name` is what the journal is called"),
+        ("journal_leads", Gauge, "1 if this node leads the journal and may serve it"),
+        ("journal_leader_changes_total", Counter, "Leaderships of the journal that began, as seen by this node"),
+        ("journal_start_position", Gauge, "The first readable position"),
+        ("journal_commit_position", Gauge, "One past the last committed position, as this node knows it"),
+        ("journal_applied_position", Gauge, "One past the last applied position"),
+        (
+            "journal_peer_lag_positions",
+            Gauge,
+            "How far a follower is behind its leader, this node; 0 where another leads",
+        ),
+        // Segments.
+        ("journal_segment_sync_seconds", Histogram, "One sync of a journal's segment"),
+        ("journal_segment_write_seconds", Histogram, "One write of a journal's segment, without the sync"),
+        ("journal_segment_batch_bytes", Histogram, "Bytes that one write put into a segment"),
+        ("journal_segment_batch_entries", Histogram, "Entries that one write put into a segment"),
+        ("journal_segment_queue_age_seconds", Histogram, "How long the oldest entry of a write had waited for it"),
+        ("journal_segment_rotations_total", Counter, "Segments begun"),
+        ("journal_segment_disk_bytes", Gauge, "What the journal's segments take on this disk"),
+        ("journal_segment_torn_frames_cut_total", Counter, "Ends that nothing proved to be synced, cut at a start"),
+        ("journal_segment_damaged_frames_found_total", Counter, "Synced frames that could not be read"),
+        ("journal_segment_frames_repaired_total", Counter, "Damaged frames filled from other nodes"),
+        ("journal_segment_damaged_segments", Gauge, "Segments with open holes"),
+        ("journal_segment_scrubbed_bytes_total", Counter, "Bytes that the scrubber has read"),
+        ("journal_segment_scrub_passes_total", Counter, "Times that the scrubber has read all of the journal"),
+        ("journal_segment_scrub_progress_ratio", Gauge, "How much of the scrubber's pass under way is done"),
+        // The disk.
+        ("journal_sync_seconds", Histogram, "How long the disk took for one sync, of any journal"),
+        ("journal_disk_total_bytes", Gauge, "Size of the file system of the data directory"),
+        ("journal_disk_free_bytes", Gauge, "Free bytes of that file system"),
+        ("journal_disk_used_bytes", Gauge, "What the journals of this node hold on disk"),
+        ("journal_disk_health", Gauge, "0 ok, 1 degraded, 2 slow, 3 failed"),
+        ("journal_room", Gauge, "0 ok, 1 low, 2 urgent, 3 reserve, 4 floor: what is still admitted"),
+        (
+            "journal_urgent_entries_total",
+            Counter,
+            "Urgent entries offered while ordinary ones were refused for lack of room, by outcome",
+        ),
+        // Who comes and goes.
+        ("journal_connections_total", Counter, "Connections accepted since the start"),
+        ("journal_tls_failures_total", Counter, "Connections that ended in the TLS handshake"),
+        ("journal_denied_total", Counter, "Calls that the rules refused"),
+        ("journal_tls_certificate_expiry_seconds", Gauge, "When this node's certificate ends, in Unix time"),
+        ("journal_reload_failures_total", Counter, "Changed certificates or rules that could not be used"),
+        ("journal_client_connections_total", Counter, "Connections that this node made to others, by outcome"),
+        ("journal_client_connect_seconds", Histogram, "How long it took to make one"),
+        // The process.
+        ("journal_build_info", Gauge, "Always 1; the version is a label"),
+        ("process_cpu_seconds_total", Counter, "User and system time of the process"),
+        ("process_resident_memory_bytes", Gauge, "Memory of the process that is in RAM"),
+        ("process_open_fds", Gauge, "Open files and sockets"),
+    ]
+};
+
 fn describe() {
-    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
-    describe_histogram!("journal_sync_seconds", Unit::Seconds, "How long the disk took for one sync");
-    describe_gauge!("journal_disk_total_bytes", Unit::Bytes, "Size of the file system of the data directory");
-    describe_gauge!("journal_disk_free_bytes", Unit::Bytes, "Free bytes of that file system");
-    describe_gauge!("journal_disk_used_bytes", Unit::Bytes, "What the journals of this node hold on disk");
-    describe_gauge!("journal_room", "0 ok, 1 low, 2 urgent, 3 reserve, 4 floor: what is still admitted");
-    describe_counter!(
-        "journal_urgent_entries_total",
-        "Urgent entries offered while ordinary ones were refused for lack of room, by outcome"
-    );
-    describe_gauge!("journal_disk_health", "0 ok, 1 degraded, 2 slow, 3 failed");
-    describe_counter!("journal_connections_total", "Connections accepted since the start");
-    describe_counter!("journal_tls_failures_total", "Connections that ended in the TLS handshake");
-    describe_counter!("journal_denied_total", "Calls that the rules refused");
-    describe_gauge!("journal_tls_certificate_expiry_seconds", "When this node's certificate ends, in Unix time");
-    describe_counter!("journal_reload_failures_total", "Changed certificates or rules that could not be used");
-    describe_gauge!("journal_build_info", "Always 1; the version is a label");
+    for (name, kind, help) in METRICS.iter().filter(|(name, ..)| name.starts_with("journal_")) {
+        match kind {
+            Kind::Counter => metrics::describe_counter!(*name, *help),
+            Kind::Gauge => metrics::describe_gauge!(*name, *help),
+            Kind::Histogram => metrics::describe_histogram!(*name, *help),
+        }
+    }
     metrics::gauge!("journal_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
+}
+
+/// A line of a metric that no recorder keeps.
+fn line(text: &mut String, name: &str, value: impl std::fmt::Display) {
+    let described = METRICS.iter().find(|(known, ..)| *known == name);
+    let (kind, help) = described.map_or(("untyped", ""), |(_, kind, help)| match kind {
+        Kind::Counter => ("counter", *help),
+        Kind::Gauge | Kind::Histogram => ("gauge", *help),
+    });
+    let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n");
 }
 
 /// What the kernel says about this process. Nothing where it says nothing.
@@ -80,25 +165,31 @@ fn process(text: &mut String) {
     // Fields 14 and 15 of proc_pid_stat(5), user and system time in ticks, of which the first two
     // are gone. A tick is 1/100 s on every Linux.
     let (Some(user), Some(system)) = (fields.get(11), fields.get(12)) else { return };
-    let _ = writeln!(text, "# TYPE process_cpu_seconds_total counter");
-    let _ = writeln!(text, "process_cpu_seconds_total {}", (user + system) as f64 / 100.0);
+    line(text, "process_cpu_seconds_total", (user + system) as f64 / 100.0);
     let resident = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
         line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
     });
     if let Some(kibibytes) = resident {
-        let _ = writeln!(text, "# TYPE process_resident_memory_bytes gauge");
-        let _ = writeln!(text, "process_resident_memory_bytes {}", kibibytes << 10);
+        line(text, "process_resident_memory_bytes", kibibytes << 10);
     }
     if let Ok(open) = std::fs::read_dir("/proc/self/fd") {
-        let _ = writeln!(text, "# TYPE process_open_fds gauge");
-        let _ = writeln!(text, "process_open_fds {}", open.count());
+        line(text, "process_open_fds", open.count());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_handbook_lists_every_metric_with_what_it_says() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/OPERATIONS.md");
+        let handbook = std::fs::read_to_string(&path).unwrap();
+        let wanted: Vec<_> = METRICS.iter().map(|(name, _, help)| format!("| `{name}` | {help} |")).collect();
+        let missing: Vec<_> = wanted.iter().filter(|line| !handbook.contains(line.as_str())).cloned().collect();
+        assert!(missing.is_empty(), "not in {}:\n{}", path.display(), missing.join("\n"));
+    }
 
     #[test]
     fn latencies_have_buckets_and_the_process_is_described() {

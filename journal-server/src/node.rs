@@ -17,6 +17,7 @@ use crate::catalogue::Groups;
 use crate::config::Config;
 use crate::disk::{Allowance, Disk, DiskHealth, Room};
 use crate::forming::Forming;
+use crate::gauges::Gauges;
 use crate::group::{Admission, Group, Lead};
 use crate::health::{Check, Health};
 use crate::identity::{Identity, Member};
@@ -270,6 +271,7 @@ impl Admission for Node {
 /// for it. Ends with the node.
 pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check: Check, stop: CancellationToken) {
     let mut transfers = disk.transfers();
+    let mut gauges = Gauges::default();
     loop {
         let others: Vec<(u64, crate::state::Member)> = {
             let own = groups.shared().node();
@@ -297,6 +299,7 @@ pub async fn look_after(node: Arc<Node>, groups: Arc<Groups>, disk: Disk, check:
         disk.set_journal_bytes(groups.all().iter().map(|group| group.replica().log().disk_bytes()).sum());
         let own = node.answer(NodeId(groups.shared().node()), &groups);
         node.removal.heard(own.catalogue_applied, own.you_left);
+        gauges.show(&groups);
         match not_ready(&node, &groups) {
             Some(why) => check.not_ready(why),
             None => check.ok(),

@@ -15,6 +15,7 @@ mod found_later;
 mod leader_cut_off;
 mod leader_killed;
 mod membership;
+mod metrics;
 mod never_committed;
 mod node_paused;
 mod openings;

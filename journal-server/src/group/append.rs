@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
+use metrics::Histogram;
 use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::time::Instant;
 
 use super::{Group, Lead};
 use crate::ledger::{Ledger, Outcomes, Settled};
@@ -24,6 +26,25 @@ pub struct Offered {
     pub urgent: bool,
 }
 
+/// How long an append's stages take. What lies between the first two, the leader's own log, is measured
+/// there.
+pub(super) struct Stages {
+    admission: Histogram,
+    commit: Histogram,
+    answer: Histogram,
+}
+
+impl Stages {
+    pub fn of(id: u64) -> Stages {
+        let histogram = |name: &'static str| metrics::histogram!(name, "journal" => id.to_string());
+        Stages {
+            admission: histogram("journal_append_admission_seconds"),
+            commit: histogram("journal_append_commit_seconds"),
+            answer: histogram("journal_append_answer_seconds"),
+        }
+    }
+}
+
 pub struct AppendStream {
     group: Arc<Group>,
     term: u64,
@@ -31,6 +52,8 @@ pub struct AppendStream {
     ledger: Arc<Ledger>,
     /// The node's byte budget, held until the slots below the number are answered.
     held: VecDeque<(u64, OwnedSemaphorePermit)>,
+    /// The slot behind each message's last entry, and when Raft had all of it.
+    fed: VecDeque<(u64, Instant)>,
     issued: u64,
     answered: u64,
     ended: Option<Refusal>,
@@ -50,6 +73,7 @@ impl Group {
             lead,
             ledger: Arc::new(Ledger::default()),
             held: VecDeque::new(),
+            fed: VecDeque::new(),
             issued: 0,
             answered: 0,
             ended: None,
@@ -85,6 +109,7 @@ impl AppendStream {
         if let Some(why) = self.not_leading() {
             return self.refuse(entries.len(), why);
         }
+        let offered = Instant::now();
         let bytes: usize = entries.iter().map(|entry| entry.payload.len()).sum();
         let permits = u32::try_from(bytes.max(1)).unwrap_or(u32::MAX);
         match self.group.shared.inflight.clone().acquire_many_owned(permits).await {
@@ -107,6 +132,11 @@ impl AppendStream {
         let fed = feed.len();
         self.group.fed.fetch_add(fed as u64, Ordering::AcqRel);
         self.group.replica.propose(self.term, feed, &self.ledger).await;
+        if fed > 0 {
+            let now = Instant::now();
+            self.group.stages.admission.record(now - offered);
+            self.fed.push_back((self.issued, now));
+        }
         if let Some(why) = refused {
             self.refuse(total - fed, why);
         }
@@ -180,6 +210,20 @@ impl AppendStream {
         }
     }
 
+    /// Forgets the messages that are answered; of what was committed it tells how long that took.
+    fn measure(&mut self, committed: bool) {
+        let settled = self.ledger.settled();
+        while let Some((_, fed)) = self.fed.front().filter(|(upto, _)| *upto <= self.answered) {
+            if let Some(settled) = settled.filter(|_| committed) {
+                self.group.stages.commit.record(settled.saturating_duration_since(*fed));
+            }
+            self.fed.pop_front();
+        }
+        if let Some(settled) = settled.filter(|_| committed) {
+            self.group.stages.answer.record(settled.elapsed());
+        }
+    }
+
     fn settle_open(&self) {
         let why = "the leadership ended before the entry was decided".to_owned();
         self.ledger.settle_open(&Settled::Unknown(why));
@@ -200,6 +244,9 @@ impl AppendStream {
         }
         let answered: u64 = runs.iter().map(count).sum();
         self.answered += answered;
+        if let Some(last) = runs.last() {
+            self.measure(matches!(last, Outcomes::Committed { .. }));
+        }
         self.group.fed.fetch_sub(answered, Ordering::AcqRel);
         while self.held.front().is_some_and(|(upto, _)| *upto <= self.answered) {
             self.held.pop_front();

@@ -54,6 +54,7 @@ impl Handle {
 }
 
 pub(super) fn new(
+    id: u64,
     replica: Arc<Replica>,
     marks: Arc<Marks>,
     timing: Timing,
@@ -61,7 +62,8 @@ pub(super) fn new(
 ) -> (Handle, impl Future<Output = ()> + Send) {
     let (publish, lead) = watch::channel(Lead::Not(refusal::not_leader(None)));
     let moving = Arc::new(watch::Sender::new(None));
-    let task = follow(replica, marks, timing, stop, publish, moving.subscribe());
+    let changes = metrics::counter!("journal_leader_changes_total", "journal" => id.to_string());
+    let task = follow(replica, marks, timing, stop, publish, moving.subscribe(), changes);
     (Handle { lead, moving }, task)
 }
 
@@ -72,13 +74,19 @@ async fn follow(
     stop: CancellationToken,
     publish: watch::Sender<Lead>,
     mut moving: watch::Receiver<Option<Refusal>>,
+    changes: metrics::Counter,
 ) {
+    let mut last_led = 0;
     let mut standing = replica.watch_standing();
     let mut mark = marks.watch();
     loop {
         let standing_now = replica.standing();
         let now = decide(&standing_now, replica.frozen(), &marks, timing, moving.borrow_and_update().clone());
         let leads = standing_now.role == Role::Leader;
+        if standing_now.leader.is_some() && standing_now.term > last_led {
+            last_led = standing_now.term;
+            changes.increment(1);
+        }
         let settled = matches!(now, Lead::Leading { .. });
         publish.send_if_modified(|lead| {
             let changed = *lead != now;

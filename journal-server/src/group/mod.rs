@@ -107,6 +107,7 @@ pub struct Group {
     quota: AtomicU64,
     /// Entries that append streams have taken and not answered.
     fed: Arc<AtomicU64>,
+    stages: append::Stages,
     /// Cancelled when this group alone is closed.
     stop: CancellationToken,
     engine: Engine,
@@ -211,7 +212,7 @@ impl Group {
             let failed = shared.failed.clone();
             move |why: String| drop(failed.try_send(why))
         };
-        let (lead, lead_task) = lead::new(replica.clone(), marks.clone(), shared.timing, stop.clone());
+        let (lead, lead_task) = lead::new(id, replica.clone(), marks.clone(), shared.timing, stop.clone());
         let (checks, check_task) = check::new(replica.clone(), stop.clone());
         shared.tasks.spawn(lead_task);
         shared.tasks.spawn(check_task);
@@ -227,6 +228,7 @@ impl Group {
             checks,
             quota: AtomicU64::new(0),
             fed: Arc::new(AtomicU64::new(0)),
+            stages: append::Stages::of(id),
             shared,
             stop,
             engine,

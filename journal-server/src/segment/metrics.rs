@@ -8,6 +8,8 @@ pub(crate) struct Metrics {
     pub batch_bytes: Histogram,
     pub batch_entries: Histogram,
     pub queue_age_seconds: Histogram,
+    /// From asked for to synced.
+    pub durable_seconds: Histogram,
     pub rotations: Counter,
     pub torn_frames: Counter,
     pub damaged_frames: Counter,
@@ -31,6 +33,7 @@ impl Metrics {
             batch_bytes: histogram("journal_segment_batch_bytes"),
             batch_entries: histogram("journal_segment_batch_entries"),
             queue_age_seconds: histogram("journal_segment_queue_age_seconds"),
+            durable_seconds: histogram("journal_segment_durable_seconds"),
             rotations: counter("journal_segment_rotations_total"),
             torn_frames: counter("journal_segment_torn_frames_cut_total"),
             damaged_frames: counter("journal_segment_damaged_frames_found_total"),

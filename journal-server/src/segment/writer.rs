@@ -47,6 +47,8 @@ pub struct Plan {
     last: Option<LogId>,
     purged: Option<LogId>,
     closes: bool,
+    /// When the oldest of its entries was asked for.
+    oldest: Option<Instant>,
 }
 
 enum Answer {
@@ -191,8 +193,11 @@ impl Writer {
             }
             return;
         }
-        let Plan { mut sheet, answers, weight, last, purged, closes, .. } = plan;
+        let Plan { mut sheet, answers, weight, last, purged, closes, oldest, .. } = plan;
         self.count(&sheet);
+        if let Some(oldest) = oldest {
+            self.shared.metrics.durable_seconds.record(oldest.elapsed().as_secs_f64());
+        }
         let rotated = sheet.rotations > 0;
         if !sheet.effects.is_empty() {
             let mut index = self.shared.index.write();
@@ -274,6 +279,7 @@ impl Writer {
         if closes && planned.is_ok() {
             planned = self.tape.mark(&mut plan.sheet, SUB_STOP);
         }
+        plan.oldest = oldest;
         if let Some(oldest) = oldest {
             self.shared.metrics.queue_age_seconds.record(oldest.elapsed().as_secs_f64());
         }
@@ -290,6 +296,7 @@ impl Writer {
             last: None,
             purged: None,
             closes: false,
+            oldest: None,
         }
     }
 
