@@ -11,6 +11,7 @@ mod disk_full;
 mod everybody_killed;
 mod file_flipped;
 mod first_session;
+mod five_nodes;
 mod found_later;
 mod leader_cut_off;
 mod leader_killed;

@@ -316,11 +316,15 @@ fn build_start(given: &Given, problems: &mut Vec<String>, name: &str) -> Start {
             names.join(", ")
         ));
     }
-    if members.len() > 7 {
-        problems.push(format!(
-            "initial-cluster: {} nodes: start with 3 or 5 (7 at most), each vote costs every append",
-            members.len()
-        ));
+    match members.len() {
+        count @ 8.. => problems.push(format!(
+            "initial-cluster: {count} nodes: start with 3 or 5 (7 at most), each vote costs every append"
+        )),
+        count @ (2 | 4 | 6) => problems.push(format!(
+            "initial-cluster: {count} nodes: start with 3 or 5 (or 1, to try it out); an even number survives the \
+             loss of no more nodes than one fewer does"
+        )),
+        _ => {}
     }
     Start::Form(InitialCluster { members, token: token.unwrap_or_default() })
 }
@@ -546,6 +550,8 @@ mod tests {
             (&["--initial-cluster", "b=h:1"], "this node is called `a`, which is not among b"),
             (&["--initial-cluster", "a=h:1,a=h:2"], "`a` is in it twice"),
             (&["--initial-cluster", "a=h:1,b=h:1"], "`b` and `a` have the same address h:1"),
+            (&["--initial-cluster", "a=h:1,b=h:2"], "initial-cluster: 2 nodes: start with 3 or 5 (or 1"),
+            (&["--initial-cluster", "a=h:1,b=h:2,c=h:3,d=h:4"], "initial-cluster: 4 nodes"),
             (&["--initial-cluster", "a"], "initial-cluster: `a` (flag --initial-cluster): write name=host:port"),
             (&["--initial-cluster", "a=h:1", "--join"], "join: a node either forms a cluster"),
             (&["--initial-cluster", "a=h:1", "--advertise", "x:1"], "advertise: x:1, but initial-cluster says h:1"),
