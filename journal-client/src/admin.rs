@@ -182,9 +182,14 @@ impl Admin {
         Ok((NodeId(reply.node_id), reply.message))
     }
 
-    /// Moves the leadership of one journal, to a node or to the healthiest.
+    /// Moves the leadership of one journal, or of the catalogue, to a node or to the healthiest. Answers
+    /// what was done, in words.
     pub async fn transfer_leader(&self, journal: JournalId, to: Option<NodeId>) -> Result<Vec<String>, Error> {
-        let request = transfer(journal, to);
+        let request = wire::TransferLeaderRequest {
+            journal_id: journal.0,
+            to_node: to_node(to),
+            only_system: journal == JournalId::SYSTEM,
+        };
         let transferred = self.ask_cluster(None, Repeat::IfNothingHappened, |mut cluster| async move {
             cluster.transfer_leader(request).await
         });
@@ -193,7 +198,7 @@ impl Admin {
 
     /// Moves every leadership that the node at this address holds.
     pub async fn transfer_all_leaders(&self, address: &str, to: Option<NodeId>) -> Result<Vec<String>, Error> {
-        let request = transfer(JournalId::SYSTEM, to);
+        let request = wire::TransferLeaderRequest { journal_id: 0, to_node: to_node(to), only_system: false };
         let transferred = self.ask_cluster(Some(address), Repeat::IfNothingHappened, |mut cluster| async move {
             cluster.transfer_leader(request).await
         });
@@ -257,13 +262,18 @@ impl Admin {
                     refusal.reason.is_of_the_node()
                 }
                 Error::Unavailable(_) => nothing_happened || repeat == Repeat::Always,
-                Error::Protocol(_) => false,
+                Error::Unconfirmed(_) | Error::Protocol(_) => false,
             };
             // A hint that leads from one hint to the next is not followed in a tight loop.
             let at_once = hint.is_some() && hinted.is_none();
             let wait = if at_once { Default::default() } else { pause.take() };
             if !again || Instant::now() + wait >= deadline {
-                return Err(error);
+                return Err(match error {
+                    Error::Unavailable(why) if !nothing_happened && repeat == Repeat::IfNothingHappened => {
+                        Error::Unconfirmed(why)
+                    }
+                    error => error,
+                });
             }
             tokio::time::sleep(wait).await;
         }
@@ -278,8 +288,8 @@ enum Repeat {
     IfNothingHappened,
 }
 
-fn transfer(journal: JournalId, to: Option<NodeId>) -> wire::TransferLeaderRequest {
-    wire::TransferLeaderRequest { journal_id: journal.0, to_node: to.map_or(0, |node| node.0) }
+fn to_node(to: Option<NodeId>) -> u64 {
+    to.map_or(0, |node| node.0)
 }
 
 fn journal_info(journal: Option<wire::JournalInfo>) -> Result<JournalInfo, Error> {

@@ -97,9 +97,13 @@ pub enum AppendError {
 pub enum Error {
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// No node answered in time. For calls that change something, it may have happened.
+    /// No node answered in time. Calls that change something, and say this, may be made again.
     #[error("no node answers: {0}")]
     Unavailable(String),
+    /// It was asked for, and nobody answered: it may have happened, or may yet. Look before it is asked
+    /// for again.
+    #[error("not confirmed: {0}")]
+    Unconfirmed(String),
     /// A node said something that the protocol forbids.
     #[error("protocol violated: {0}")]
     Protocol(String),

@@ -82,6 +82,19 @@ async fn the_tool_does_what_its_help_says() {
     tool.says(&["quota", "audit", "1GiB"]);
     assert!(tool.says(&["quota", "audit"]).contains("1.0 GiB"));
     tool.says(&["transfer-leader", "audit"]);
+    let moved = tool.says(&["transfer-leader", "audit", "--to", "n2"]);
+    assert!(moved.starts_with("audit is led by n2 "), "{moved}");
+    assert_eq!(tool.says(&["transfer-leader", "audit", "--to", "n2"]), "audit is led by n2 already\n");
+    let moved = tool.says(&["transfer-leader", "system"]);
+    assert!(moved.starts_with("system is led by n") && moved.ends_with(" now\n"), "{moved}");
+    assert_eq!(tool.code(&["transfer-leader", "nothing-of-that-name"]), 1);
+
+    // What is refused is refused, and nobody is told that it might have happened.
+    let refused = tool.run(&["members", "promote", "n1"], "");
+    let complaint = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{complaint}");
+    assert!(complaint.contains("votes already") && !complaint.contains("confirmed"), "{complaint}");
+    assert_eq!(tool.code(&["members", "remove", "n1"]), 2, "it removes a node without being told to");
     tool.says(&["members", "list"]);
     assert!(tool.says(&["list", "--json"]).contains("audit"));
     assert_eq!(tool.code(&["delete", "audit"]), 2, "it deletes without being told to");
@@ -91,6 +104,30 @@ async fn the_tool_does_what_its_help_says() {
 
     cluster.stop().await;
     assert_eq!(tool.code(&["--timeout", "1", "list"]), 3);
+}
+
+#[tokio::test]
+async fn whoever_shows_no_certificate_is_told_that_this_may_be_why_nobody_answers() {
+    let cluster = Cluster::start(Options { tls: true, ..Options::default() }).await.unwrap();
+    let tool = Tool { endpoints: cluster.endpoints().join(",") };
+    let ca = cluster.papers("operator").unwrap().ca.display().to_string();
+    let silent = tool.run(&["--timeout", "1", "--tls-ca", &ca, "list"], "");
+    let complaint = String::from_utf8_lossy(&silent.stderr).into_owned();
+    assert_eq!(silent.status.code(), Some(3), "{complaint}");
+    assert!(complaint.contains("--tls-cert"), "{complaint}");
+}
+
+#[tokio::test]
+async fn a_change_that_nobody_confirms_is_told_from_one_that_nobody_heard_of() {
+    let cluster = Cluster::start(Options::default()).await.unwrap();
+    let tool = Tool { endpoints: cluster.endpoints().join(",") };
+    // Two of three hear what is asked, and say nothing.
+    (0..2).for_each(|number| cluster.node(number).pause());
+    let unknown = tool.run(&["members", "promote", "n3"], "");
+    (0..2).for_each(|number| cluster.node(number).resume());
+    let complaint = String::from_utf8_lossy(&unknown.stderr).into_owned();
+    assert_eq!(unknown.status.code(), Some(4), "{complaint}");
+    assert!(complaint.contains("not confirmed") && complaint.contains("journal status"), "{complaint}");
 }
 
 #[test]

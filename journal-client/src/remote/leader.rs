@@ -275,7 +275,7 @@ impl Leader {
         let try_at_once = match &error {
             Error::Refused(refusal) if refusal.reason.is_of_the_node() => self.refused(address, refusal),
             Error::Refused(_) => false,
-            Error::Unavailable(_) | Error::Protocol(_) => {
+            Error::Unavailable(_) | Error::Unconfirmed(_) | Error::Protocol(_) => {
                 self.failed(address);
                 false
             }
@@ -302,7 +302,7 @@ impl Failure {
         match &self.error {
             Error::Refused(refusal) => !refusal.reason.is_of_the_node(),
             Error::Protocol(_) => true,
-            Error::Unavailable(_) => false,
+            Error::Unavailable(_) | Error::Unconfirmed(_) => false,
         }
     }
 

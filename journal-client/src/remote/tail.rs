@@ -300,7 +300,7 @@ impl Source {
 fn is_final(error: &Error) -> bool {
     match error {
         Error::Refused(refusal) => !refusal.reason.passes(),
-        Error::Unavailable(_) => false,
+        Error::Unavailable(_) | Error::Unconfirmed(_) => false,
         Error::Protocol(_) => true,
     }
 }

@@ -151,7 +151,7 @@ async fn what_may_have_happened_is_repeated_only_if_that_does_no_harm() {
     assert!(!new, "the second attempt found what the first had made");
     world.script(0, |script| script.catalogue.push_back(OnCall::DoAndCut));
     let outcome = admin.delete(&name("queue")).await;
-    assert!(matches!(outcome, Err(Error::Unavailable(_))), "{outcome:?}");
+    assert!(matches!(outcome, Err(Error::Unconfirmed(_))), "{outcome:?}");
     assert_eq!(world.look(|log| log.deleted.len()), 1);
     // What certainly did not happen is.
     world.kill(0);

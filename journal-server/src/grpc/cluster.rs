@@ -92,17 +92,46 @@ impl cluster_server::Cluster for ClusterService {
         let door = self.door.open()?;
         door.allow(&extensions, Action::Administer, JournalName::SYSTEM)?;
         let to = Some(request.to_node).filter(|node| *node != 0);
-        // Id 0 asks for every group that this node leads.
-        let groups = match request.journal_id {
-            0 => door.groups.all().into_iter().filter(|g| matches!(g.lead(), Lead::Leading { .. })).collect(),
-            id => vec![door.groups.get(id)?],
+        let groups = match (request.journal_id, request.only_system) {
+            (0, true) => vec![door.groups.system().clone()],
+            (0, false) => door.groups.all().into_iter().filter(leads).collect(),
+            (id, _) => vec![journal(&door, id).await?],
         };
+        let own = door.groups.shared().node();
         let mut moved = Vec::new();
         for group in groups {
-            let leader = NodeId(group.transfer(to, |node| self.node.may_lead(node)).await?);
-            moved.push(format!("journal {} is led by {leader} now", group.id()));
+            let name = door.name_of(group.id())?;
+            if to == Some(own) && leads(&group) {
+                moved.push(format!("{name} is led by {} already", node_name(&group, own)));
+                continue;
+            }
+            let leader = group.transfer(to, |node| self.node.may_lead(node)).await?;
+            moved.push(format!("{name} is led by {} now", node_name(&group, leader)));
         }
         Ok(Response::new(wire::TransferLeaderReply { moved }))
+    }
+}
+
+fn leads(group: &Arc<Group>) -> bool {
+    matches!(group.lead(), Lead::Leading { .. })
+}
+
+/// What people call a member of the group.
+fn node_name(group: &Arc<Group>, node: u64) -> String {
+    let name = group.standing().nodes.get(&node).map(|member| member.name.clone());
+    name.unwrap_or_else(|| NodeId(node).to_string())
+}
+
+/// The journal of that id. That there is none is said by the catalogue's leader only: any other node may
+/// merely not have heard of it.
+async fn journal(door: &Door, id: u64) -> Result<Arc<Group>, Refusal> {
+    match door.groups.get(id) {
+        Err(refusal) if refusal.reason == Reason::NoSuchJournal => {
+            let (tail, _) = door.groups.system().check_tail().await?;
+            door.groups.applied(tail).await;
+            door.groups.get(id)
+        }
+        found => found,
     }
 }
 

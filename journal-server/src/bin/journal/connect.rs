@@ -74,6 +74,19 @@ impl Connection {
         journal.with_context(|| format!("cannot open the journal {name}"))
     }
 
+    /// What may be the reason if nobody answers. Nodes that want a certificate close the connection, and
+    /// say why in a way that not every client hears.
+    pub fn hint(&self) -> Option<&'static str> {
+        match (&self.tls_ca, &self.tls_cert) {
+            (Some(_), None) => Some(
+                "nodes with TLS answer only whoever shows a certificate that they trust, and none was shown: \
+                 --tls-cert and --tls-key",
+            ),
+            (None, None) => Some("if the nodes use TLS, say --tls-ca, --tls-cert and --tls-key"),
+            _ => None,
+        }
+    }
+
     fn tls(&self) -> anyhow::Result<Option<Tls>> {
         let identity = match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => Some(Identity { cert: cert.clone(), key: key.clone() }),

@@ -21,6 +21,8 @@ Examples:
   journal append audit 'user 7 logged in'
   journal tail audit --follow";
 
+const NO_ANSWER: u8 = 3;
+
 /// Damage was found; what and where has been said.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -31,15 +33,19 @@ pub struct Damage(pub String);
 #[error("{0}")]
 pub struct Usage(pub String);
 
-/// Says what went wrong, if anything did.
-pub fn code(done: anyhow::Result<()>) -> ExitCode {
+/// Says what went wrong, if anything did; and `hint`, if it was that nobody answered.
+pub fn code(done: anyhow::Result<()>, hint: Option<&str>) -> ExitCode {
     let Err(error) = done else { return ExitCode::SUCCESS };
     if is_closed_pipe(&error) {
         // Whoever read our output has seen enough.
         return ExitCode::SUCCESS;
     }
+    let number = number(&error);
     eprintln!("journal: {error:#}");
-    ExitCode::from(number(&error))
+    if let Some(hint) = hint.filter(|_| number == NO_ANSWER) {
+        eprintln!("journal: {hint}");
+    }
+    ExitCode::from(number)
 }
 
 fn number(error: &anyhow::Error) -> u8 {
@@ -53,11 +59,13 @@ fn number(error: &anyhow::Error) -> u8 {
         if let Some(AppendError::Unknown(_)) = cause.downcast_ref() {
             return 4;
         }
-        if let Some(Error::Unavailable(_)) = cause.downcast_ref() {
-            return 3;
+        match cause.downcast_ref() {
+            Some(Error::Unavailable(_)) => return NO_ANSWER,
+            Some(Error::Unconfirmed(_)) => return 4,
+            _ => {}
         }
         if let Some(TailError::Failed(Error::Unavailable(_))) = cause.downcast_ref() {
-            return 3;
+            return NO_ANSWER;
         }
     }
     1
@@ -73,6 +81,7 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 mod tests {
     use super::*;
     use anyhow::Context;
+    use journal_client::{Reason, Refusal};
 
     #[test]
     fn scripts_can_tell_the_ends_apart() {
@@ -80,6 +89,10 @@ mod tests {
         let unknown = anyhow::Error::from(AppendError::Unknown("cut off".into())).context("line 7");
         assert_eq!(number(&unavailable), 3);
         assert_eq!(number(&unknown), 4);
+        let unconfirmed = anyhow::Error::from(Error::Unconfirmed("no answer in 10s".into())).context("look first");
+        assert_eq!(number(&unconfirmed), 4);
+        let refused = Error::Refused(Refusal::new(Reason::Invalid, "that node is no member"));
+        assert_eq!(number(&refused.into()), 1);
         assert_eq!(number(&Damage("2 frames".into()).into()), 1);
         assert_eq!(number(&Usage("no such node".into()).into()), 2);
         assert_eq!(number(&anyhow::anyhow!("anything else")), 1);

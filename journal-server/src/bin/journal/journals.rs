@@ -1,14 +1,14 @@
 //! `journal create|delete|list|quota`: which journals exist.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use journal_client::{JournalInfo, TrimPolicy};
 use proto::JournalName;
 
+use crate::confirm::confirm;
 use crate::connect::Connection;
-use crate::exit::Usage;
 use crate::format::{Table, bytes, parse_bytes};
 
 #[derive(clap::Args)]
@@ -88,7 +88,8 @@ pub async fn create(connection: &Connection, args: Create) -> anyhow::Result<()>
 
 pub async fn delete(connection: &Connection, args: Delete) -> anyhow::Result<()> {
     if !args.yes {
-        confirm(&args.name)?;
+        let what = format!("This deletes {} and everything in it, on every node, for good.", args.name);
+        confirm(&what, args.name.as_str(), &format!("delete {}", args.name))?;
     }
     let deleted = connection.admin()?.delete(&args.name).await;
     deleted.with_context(|| format!("cannot delete {}", args.name))?;
@@ -139,20 +140,6 @@ pub async fn quota(connection: &Connection, args: Quota) -> anyhow::Result<()> {
     match journal.quota_bytes {
         0 => println!("{} has no quota", journal.name),
         quota => println!("{} may take {} ({quota} bytes) on each node", journal.name, bytes(quota)),
-    }
-    Ok(())
-}
-
-fn confirm(name: &JournalName) -> anyhow::Result<()> {
-    if !std::io::stdin().is_terminal() {
-        return Err(Usage(format!("say --yes to delete {name} without being asked")).into());
-    }
-    eprint!("This deletes {name} and everything in it, on every node, for good. Type its name to go on: ");
-    std::io::stderr().flush()?;
-    let mut typed = String::new();
-    std::io::stdin().read_line(&mut typed)?;
-    if typed.trim() != name.as_str() {
-        bail!("nothing was deleted");
     }
     Ok(())
 }

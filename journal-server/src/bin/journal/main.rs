@@ -5,6 +5,7 @@
 
 mod append;
 mod bench;
+mod confirm;
 mod connect;
 mod data_dir;
 mod dump;
@@ -95,6 +96,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    let hint = cli.connection.hint();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let done = match runtime {
         Ok(runtime) => {
@@ -105,7 +107,7 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(error.into()),
     };
-    exit::code(done)
+    exit::code(done, hint)
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {

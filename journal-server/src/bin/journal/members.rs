@@ -6,12 +6,13 @@
 use std::io::Write;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use clap::Subcommand;
-use journal_client::{Admin, Change};
+use journal_client::{Admin, Change, Error};
 use proto::NodeId;
 use tokio::time::{Instant, sleep};
 
+use crate::confirm::confirm;
 use crate::connect::Connection;
 use crate::exit::Usage;
 use crate::format::Table;
@@ -51,9 +52,12 @@ pub enum Command {
         wait: Wait,
     },
     /// Let a member go
-    #[command(after_help = "Example:\n  journal members remove n4 --wait")]
+    #[command(after_help = "Example:\n  journal members remove n4 --wait --yes")]
     Remove {
         node: String,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         wait: Wait,
     },
@@ -92,7 +96,14 @@ pub async fn run(connection: &Connection, command: Command) -> anyhow::Result<()
         Command::List { json } => return list(&admin, json).await,
         Command::Add { address, wait } => (Change::AddLearner { address }, Some(wait)),
         Command::Promote { node, wait } => (Change::Promote { node: find(&admin, &node).await? }, Some(wait)),
-        Command::Remove { node, wait } => (Change::Remove { node: find(&admin, &node).await? }, Some(wait)),
+        Command::Remove { node, yes, wait } => {
+            let id = find(&admin, &node).await?;
+            if !yes {
+                let what = format!("This takes {node} ({id}) out of the cluster; it serves nobody any more.");
+                confirm(&what, &node, &format!("remove {node}"))?;
+            }
+            (Change::Remove { node: id }, Some(wait))
+        }
         Command::Replace { old, new, wait } => {
             (Change::Replace { old: find(&admin, &old).await?, new_address: new }, Some(wait))
         }
@@ -100,10 +111,11 @@ pub async fn run(connection: &Connection, command: Command) -> anyhow::Result<()
             (Change::SetAddress { node: find(&admin, &node).await?, address }, None)
         }
     };
-    let (node, message) = admin
-        .change_members(change)
-        .await
-        .context("the change was not confirmed; `journal status` shows whether it is under way")?;
+    let changed = admin.change_members(change).await;
+    let (node, message) = changed.map_err(|error| match error {
+        Error::Unconfirmed(_) => anyhow::Error::new(error).context("`journal status` shows whether it is under way"),
+        error => error.into(),
+    })?;
     println!("{node}: {message}");
     match wait {
         Some(wait) if wait.wait => watch(&admin, Duration::from_secs(wait.wait_timeout)).await,

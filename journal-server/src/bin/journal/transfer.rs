@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use clap::ArgGroup;
+use journal_client::Error;
 use proto::JournalId;
 
 use crate::connect::Connection;
@@ -18,6 +19,7 @@ Before a node is stopped by hand, move everything away from it (SIGTERM does thi
 Examples:
   journal transfer-leader audit --to n2
   journal transfer-leader audit             # to the healthiest
+  journal transfer-leader system            # the catalogue's
   journal transfer-leader --from n1         # everything that n1 leads"
 )]
 pub struct Args {
@@ -47,17 +49,14 @@ pub async fn run(connection: &Connection, args: Args) -> anyhow::Result<()> {
         (None, Some(name)) => {
             let journal = view.journals.iter().find(|journal| journal.name == *name);
             let journal = journal.with_context(|| format!("there is no journal called {name}"))?;
-            if JournalId(journal.id) == JournalId::SYSTEM {
-                // Its id also means "all that this node leads", so there is no way to ask for it alone.
-                return Err(
-                    Usage("the catalogue moves with --from NODE, together with all that node leads".into()).into()
-                );
-            }
             admin.transfer_leader(JournalId(journal.id), to).await
         }
         (None, None) => unreachable!("clap asks for one of them"),
     };
-    let moved = moved.context("the transfer was not confirmed; `journal status` shows who leads")?;
+    let moved = moved.map_err(|error| match error {
+        Error::Unconfirmed(_) => anyhow::Error::new(error).context("`journal status` shows who leads"),
+        error => error.into(),
+    })?;
     if moved.is_empty() {
         println!("nothing had to be moved");
     }
