@@ -7,6 +7,7 @@
 // A test that cannot go on says why by failing.
 #![allow(clippy::unwrap_used)]
 
+mod conformance;
 mod disk_full;
 mod everybody_killed;
 mod file_flipped;
@@ -22,6 +23,7 @@ mod node_paused;
 mod openings;
 mod papers_renewed;
 mod planned_stop;
+mod quota;
 mod removed;
 mod rules;
 mod sizes;
