@@ -17,6 +17,10 @@ use super::Replica;
 use super::state_machine::SnapshotData;
 use super::types::{self, Malformed, StoredMembership, TypeConfig, malformed};
 
+/// Requests of one stream that wait for their replies. A correct peer has a few under way; one that does
+/// not read its replies is not read either.
+const UNDER_WAY_MAX: usize = 64;
+
 /// Says whether a request with these entries may be taken; the text says why not.
 pub trait Room: Send + Sync + 'static {
     fn takes(&self, entries: &[peer::LogEntry]) -> Result<(), String>;
@@ -42,7 +46,7 @@ impl Replica {
 
         // What ends the input early is said as the last reply.
         let (last_word, said) = tokio::sync::oneshot::channel();
-        let (terms, replied_terms) = tokio::sync::mpsc::unbounded_channel();
+        let (terms, replied_terms) = tokio::sync::mpsc::channel(UNDER_WAY_MAX);
         let group = self.group;
         let input = stream::unfold((requests, Some(last_word)), move |(mut requests, mut last_word)| {
             let (room, terms) = (room.clone(), terms.clone());
@@ -52,8 +56,8 @@ impl Replica {
                     Err(room) => Outcome::Full(peer::Full { room }),
                     Ok(()) => match request_in(group, request) {
                         Ok(request) => {
-                            // At most openraft's own pipeline of terms waits here.
-                            let _ = terms.send(types::segment_vote(&request.vote).term);
+                            // Those before it are openraft's already, and their replies make room.
+                            let _ = terms.send(types::segment_vote(&request.vote).term).await;
                             return Some((request, (requests, last_word)));
                         }
                         Err(error) => Outcome::Refused(error.to_string()),
