@@ -205,6 +205,7 @@ impl Node {
             reasons: self.health.reasons(),
             removed: self.is_removed(),
             disk: Some(wire::DiskStatus {
+                path: self.disk.dir().display().to_string(),
                 total_bytes: space.total_bytes,
                 free_bytes: space.free_bytes,
                 journal_bytes: self.disk.journal_bytes(),
@@ -215,7 +216,6 @@ impl Node {
                 health: self.disk.health().to_string(),
                 segments_damaged: self.repairs.damaged_segments(),
                 frames_repaired: self.repairs.repaired(),
-                ..wire::DiskStatus::default()
             }),
             ..wire::StatusReply::default()
         }

@@ -150,6 +150,22 @@ fn damage_is_named_by_position_also_in_segments_that_a_start_does_not_read() {
 }
 
 #[test]
+fn damage_below_the_trim_point_is_told_and_is_no_damage() {
+    let data = data(60);
+    data.open(|log| log.purge(LogId::new(1, 10)));
+    assert_eq!(text(&journal(&["verify", "DIR"], data.path())).matches("below the trim point").count(), 0);
+    data.flip_entry(5);
+    let output = journal(&["verify", "DIR"], data.path());
+    assert_eq!(code(&output), 0, "{}", text(&output));
+    let told = text(&output);
+    assert!(
+        told.contains("sound: positions 11..=59") && told.contains("1 damaged place below the trim point"),
+        "{told}"
+    );
+    assert!(told.contains("positions 5..=5") && told.contains("they were trimmed"), "{told}");
+}
+
+#[test]
 fn a_missing_log_is_damage_and_a_torn_end_is_not() {
     let torn = data(3);
     let last = torn.segment(1);

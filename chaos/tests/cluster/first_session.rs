@@ -76,6 +76,7 @@ async fn the_tool_does_what_its_help_says() {
 
     let status: Value = serde_json::from_str(&tool.says(&["status", "--json"])).unwrap();
     assert_eq!(status["nodes"].as_array().unwrap().len(), 3);
+    assert_eq!(status["nodes"][0]["disk"]["path"], cluster.node(0).dir().display().to_string());
     assert!(status["journals"].as_array().unwrap().iter().any(|journal| journal["name"] == "audit"));
     tool.says(&["status", "--check"]);
     tool.says(&["top", "--once", "--every", "0.2"]);

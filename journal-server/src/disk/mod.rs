@@ -11,7 +11,7 @@ mod room;
 mod slow;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
@@ -116,6 +116,11 @@ impl Disk {
         }));
         disk.sampled(space);
         Ok(disk)
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
     }
 
     /// What is still admitted.

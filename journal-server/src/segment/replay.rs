@@ -44,6 +44,8 @@ pub enum Finding {
     Torn { segment: u64, offset: u64, bytes: u64 },
     /// Synced bytes that cannot be read and that nothing needs any more.
     Scar { segment: u64, offset: u64, end: u64 },
+    /// Entries that cannot be read and were trimmed.
+    Trimmed { segment: u64, offset: u64, first: u64, last: u64 },
     /// One of two copies cannot be read.
     Copy { segment: u64, offset: u64 },
     /// The footer cannot be read; the segment is read frame by frame instead.
@@ -191,6 +193,12 @@ impl Replay {
             return Err(Error::Invalid { path: dir.to_owned(), why });
         }
         if let Some(mark) = outline.purged() {
+            for Hole { segment, offset, first, last, .. } in self.wounds.iter().map(|wound| &wound.hole) {
+                if *last <= mark.position {
+                    let (segment, offset, first, last) = (*segment, *offset, *first, *last);
+                    self.findings.push(Finding::Trimmed { segment, offset, first, last });
+                }
+            }
             self.wounds.retain(|wound| wound.hole.last > mark.position);
             let chain = self.registers.chain_at_purge;
             self.wounds.iter_mut().for_each(|wound| wound.forget_upto(mark, chain));

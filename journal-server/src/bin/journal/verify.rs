@@ -98,9 +98,14 @@ fn tell(out: &mut impl Write, group: &GroupDir, verdict: &Verdict) -> std::io::R
         Some(last) if last.position >= first => format!("positions {first}..={}", last.position),
         _ => "no entries".to_owned(),
     };
+    let trimmed = verdict.findings.iter().filter(|finding| matches!(finding, Finding::Trimmed { .. })).count();
+    let below = match trimmed {
+        0 => String::new(),
+        count => format!(", {} below the trim point", plural(count, "damaged place")),
+    };
     writeln!(
         out,
-        "{}: {what}: {range}, {}, {}, {} read",
+        "{}: {what}: {range}, {}, {}, {} read{below}",
         name(group.ids.group),
         plural(verdict.segments, "segment"),
         plural(verdict.frames as usize, "frame"),
@@ -128,6 +133,9 @@ fn note(finding: &Finding) -> String {
         }
         Finding::Scar { segment, offset, end } => {
             format!("segment {segment}: bytes {offset}..{end} cannot be read, and nothing needs them")
+        }
+        Finding::Trimmed { segment, offset, first, last } => {
+            format!("segment {segment}: positions {first}..={last} at {offset} cannot be read; they were trimmed")
         }
         Finding::Copy { segment, offset } => format!("segment {segment}: one of two copies at {offset} cannot be read"),
         Finding::Footer { segment } => format!("segment {segment}: its footer cannot be read"),
