@@ -95,6 +95,9 @@ pub struct Cluster {
     _temporary: Option<tempfile::TempDir>,
 }
 
+/// What a node says that runs on after its removal.
+const REMOVED: &str = "was removed from the cluster";
+
 /// Where the papers lie, in the cluster's directory.
 const TLS: &str = "tls";
 
@@ -253,6 +256,11 @@ impl Cluster {
                     bail!("{} ended while it started ({status}); {}", node.name(), node.last_words());
                 }
                 if let Err(why) = node.ready().await {
+                    if why.contains(REMOVED) {
+                        // It will never be: it belongs to the cluster no more.
+                        tell(&format!("{} {REMOVED}: it is not waited for", node.name()));
+                        continue;
+                    }
                     reasons.push(format!("{}: {why}", node.name()));
                     still.push(node);
                 }

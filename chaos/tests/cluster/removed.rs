@@ -53,6 +53,22 @@ async fn a_node_that_was_down_when_it_was_removed_hears_of_it_and_may_be_let_in_
     assert!(!cluster.status(gone).await.unwrap().removed);
 }
 
+#[tokio::test]
+async fn a_cluster_that_is_started_again_does_not_wait_for_a_removed_node() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = || Options { dir: Some(dir.path().to_owned()), ..Options::default() };
+    let cluster = Cluster::start(options()).await.unwrap();
+    remove(&cluster, 1).await;
+    assert!(cluster.stop().await.is_empty());
+    drop(cluster);
+
+    let mut told = Vec::new();
+    let cluster = Cluster::start_telling(options(), |line| told.push(line.to_owned())).await.unwrap();
+    assert!(told.iter().any(|line| line.starts_with("n2 was removed")), "{told:?}");
+    let journal = cluster.journal("story").await.unwrap();
+    append(&journal, "with the other two").await.unwrap();
+}
+
 async fn remove(cluster: &Cluster, number: usize) {
     let id = NodeId(cluster.status(number).await.unwrap().node_id);
     cluster.client().unwrap().admin().change_members(Change::Remove { node: id }).await.unwrap();
