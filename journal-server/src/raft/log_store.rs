@@ -243,6 +243,55 @@ mod tests {
         assert_eq!(marks.get(), before, "what a new leader committed was claimed of the old entries");
     }
 
+    fn unwritten_store() -> LogStore {
+        let ids = Ids { cluster: 1, node: 1, group: 1 };
+        let opened = segment::open(FaultDisk::new(7).mount(), Path::new("/1"), ids, Options::default());
+        let Ok(Opened::Ready { log, .. }) = opened else { panic!("an empty disk is not damaged") };
+        LogStore::new(log, Arc::new(Marks::new(1)), Offload::Inline)
+    }
+
+    fn entry(term: u64, position: u64, bytes: usize) -> Entry {
+        let body = vec![7; bytes];
+        let entry = segment::LogEntry::new(SegmentId::new(term, position), segment::Kind::Entry, body);
+        types::entry(entry).unwrap()
+    }
+
+    /// openraft waits for these calls in the task that also sends heartbeats and counts votes.
+    #[tokio::test]
+    async fn nothing_but_a_vote_waits_for_the_writer() {
+        // There is none.
+        let mut store = unwritten_store();
+        let id = |position| types::log_id(SegmentId::new(1, position));
+        let calls = async {
+            let entries = [entry(1, 0, 10), entry(1, 1, 10), entry(1, 2, 10)];
+            store.append(entries, IOFlushed::noop()).await.unwrap();
+            store.save_committed(Some(id(0))).await.unwrap();
+            store.truncate_after(Some(id(1))).await.unwrap();
+            store.purge(id(0)).await.unwrap();
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(5), calls).await.expect("a call waits for the disk");
+        let vote = types::vote(segment::Vote { term: 2, node: 1, committed: false });
+        let saved = tokio::time::timeout(std::time::Duration::from_millis(50), store.save_vote(&vote)).await;
+        assert!(saved.is_err(), "a vote was given that is on no disk");
+    }
+
+    #[tokio::test]
+    async fn one_request_of_replication_is_bounded_in_bytes_and_never_empty() {
+        let mut store = unwritten_store();
+        let half = REPLICATE_BYTES_MAX / 2 + 1;
+        let sizes = [half, half, 10, 10, 3 * REPLICATE_BYTES_MAX, 10];
+        let entries = sizes.iter().zip(0..).map(|(bytes, position)| entry(1, position, *bytes));
+        store.append(entries.collect::<Vec<_>>(), IOFlushed::noop()).await.unwrap();
+        let mut from = 0;
+        let mut taken = Vec::new();
+        while from < sizes.len() as u64 {
+            let count = store.limited_get_log_entries(from, sizes.len() as u64).await.unwrap().len();
+            from += count as u64;
+            taken.push(count);
+        }
+        assert_eq!(taken, [1, 3, 1, 1]);
+    }
+
     #[tokio::test]
     async fn a_commit_is_shown_to_readers_at_once_and_not_when_it_is_applied_or_measured() {
         let disk = FaultDisk::new(7);

@@ -412,3 +412,20 @@ fn config(group: u64, timing: Timing) -> anyhow::Result<openraft::Config> {
     };
     Ok(config.validate()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_whose_defaults_are_wrong_for_us_are_set() {
+        let timing = Timing { heartbeat_ms: 200, election_ms_min: 500, election_ms_max: 1000 };
+        let config = config(1, timing).unwrap();
+        assert_eq!(config.enable_leader_restore, Some(false), "a restarted leader serves what it no longer knows");
+        assert_eq!(config.quorum_loss_probe_interval, Some(2000), "an old leader's beats hold up elections");
+        assert_eq!(config.enable_pre_vote, Some(true), "whoever was cut off deposes the leader");
+        assert_eq!(config.broadcast_submitted_on_append, Some(true), "followers hear of entries late");
+        assert!(matches!(config.snapshot_policy, SnapshotPolicy::Never), "it purges what was not trimmed");
+        assert!(config.heartbeat_interval < timing.heartbeat_ms, "a beat that is due at a tick misses it");
+    }
+}
