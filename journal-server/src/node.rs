@@ -326,14 +326,6 @@ fn not_ready(node: &Node, groups: &Groups) -> Option<String> {
     if node.is_removed() {
         return Some(refusal::removed().message);
     }
-    // The vote that was found on the disk names a leader, who may be long gone, and this node with him.
-    let members = groups.system().standing().nodes;
-    if !members.is_empty() && !members.contains_key(&groups.shared().node()) {
-        return Some("this node is not a member of the cluster, as far as it has heard".to_owned());
-    }
-    if members.len() > 1 && node.peers.lock().is_empty() {
-        return Some("no other node has answered yet".to_owned());
-    }
     let name = |id: u64| groups.name_of(id).unwrap_or_else(|| format!("journal {id}"));
     let waiting = groups.troubles().into_iter().map(|(id, trouble)| format!("{}: {trouble}", name(id)));
     let running = groups.all().into_iter();
@@ -344,7 +336,20 @@ fn not_ready(node: &Node, groups: &Groups) -> Option<String> {
         reasons.truncate(REASONS_MAX);
         reasons.push(format!("and {more} more"));
     }
-    (!reasons.is_empty()).then(|| reasons.join("; "))
+    match reasons.is_empty() {
+        true => unheard(node, groups),
+        false => Some(reasons.join("; ")),
+    }
+}
+
+/// The vote that was found on the disk names a leader, who may be long gone, and this node with him.
+fn unheard(node: &Node, groups: &Groups) -> Option<String> {
+    let members = groups.system().standing().nodes;
+    if !members.is_empty() && !members.contains_key(&groups.shared().node()) {
+        return Some("this node is not a member of the cluster, as far as it has heard".to_owned());
+    }
+    let alone = members.len() > 1 && node.peers.lock().is_empty();
+    alone.then(|| "no other node has answered yet".to_owned())
 }
 
 /// Journals that are named when a node is not ready. What ails hundreds is rarely theirs.
