@@ -124,6 +124,12 @@ pub fn describe_all(heard: &[Said], hole: &Hole) -> String {
              replaced, with `journal members replace`)"
         );
     }
+    if is_something_else_everywhere(heard, hole) {
+        return format!(
+            "{hole} (every other member has other entries there, so nobody can fill it: if the next election does not \
+             let this node give it up, it must be replaced, with `journal members replace`)"
+        );
+    }
     let words: Vec<String> = heard.iter().map(|said| describe(said, hole)).collect();
     format!("{hole} ({})", words.join(", "))
 }
@@ -131,6 +137,15 @@ pub fn describe_all(heard: &[Said], hole: &Hole) -> String {
 /// Whether all others have answered, and their logs begin behind the hole. Logs never begin earlier again.
 fn is_trimmed_everywhere(heard: &[Said], hole: &Hole) -> bool {
     heard.iter().all(|said| said.word.as_ref().is_ok_and(|word| word.first > hole.last))
+}
+
+/// Whether all others have answered, and hold all of these positions, none of them with what was here. What
+/// nobody else holds comes to nobody any more while this node does not run.
+fn is_something_else_everywhere(heard: &[Said], hole: &Hole) -> bool {
+    let holds_all = |word: &Answer| {
+        word.first <= hole.first && word.last.is_some_and(|last| last.position >= hole.last) && word.damaged.is_empty()
+    };
+    heard.iter().all(|said| said.word.as_ref().is_ok_and(holds_all))
 }
 
 /// What a member's word means for a hole that is still open, for whoever reads `/readyz`.
@@ -174,6 +189,14 @@ mod tests {
     fn a_hole_that_everybody_has_trimmed_is_not_waited_for_in_silence() {
         let text = describe_all(&[said("n2", Ok(13)), said("n3", Ok(40))], &hole());
         assert!(text.contains("must be replaced"), "{text}");
+    }
+
+    #[test]
+    fn a_hole_where_everybody_has_something_else_is_not_waited_for_in_silence() {
+        let text = describe_all(&[said("n2", Ok(1)), said("n3", Ok(4))], &hole());
+        assert!(text.contains("must be replaced"), "{text}");
+        let text = describe_all(&[said("n2", Ok(1)), said("n3", Err("does not answer"))], &hole());
+        assert!(!text.contains("replaced") && text.contains("n2 has other entries there"), "{text}");
     }
 
     #[test]
