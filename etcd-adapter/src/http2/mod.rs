@@ -1,7 +1,7 @@
 //! The server's side of HTTP/2: one task a connection, which reads, runs the calls, and writes the
 //! answers of all that are ready at once.
 //!
-//! [`frame`], [`hpack`] and [`huffman`] know the wire. [`session`] is the protocol: bytes in, calls begun
+//! [`frame`], [`hpack`] and `huffman` know the wire. [`session`] is the protocol: bytes in, calls begun
 //! and polled, bytes out; it does no I/O and reads no clock but for one limit. [`connection`] gives it a
 //! socket, time, and an order to stop. What a request means is not known here: [`Answers`] is asked.
 //!
