@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 /// As aligned as a device may ask for.
 #[repr(align(4096))]
-pub(super) struct Zeros(pub [u8; 64 << 10]);
+struct Zeros([u8; 64 << 10]);
 
-pub(super) static ZEROS: Zeros = Zeros([0; 64 << 10]);
+static ZEROS: Zeros = Zeros([0; 64 << 10]);
 
 /// A directory tree on one file system.
 pub trait Fs: Debug + Send + Sync + 'static {
@@ -52,23 +52,7 @@ pub trait File: Debug + Send + Sync + 'static {
     fn write_all_at(&self, buffers: &[io::IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Writes zeros over `[from, to)`.
     fn zero(&self, from: u64, to: u64) -> io::Result<()> {
-        self.write_zeros(from, to)
-    }
-    /// The plain way to do that.
-    fn write_zeros(&self, from: u64, to: u64) -> io::Result<()> {
-        const CHUNK: usize = 16;
-        let mut at = from;
-        while at < to {
-            let start = at;
-            let mut slices = Vec::with_capacity(CHUNK);
-            while at < to && slices.len() < CHUNK {
-                let len = (to - at).min(ZEROS.0.len() as u64);
-                slices.push(io::IoSlice::new(&ZEROS.0[..len as usize]));
-                at += len;
-            }
-            self.write_all_at(&slices, start)?;
-        }
-        Ok(())
+        write_zeros(from, to, |zeros, at| self.write_all_at(zeros, at))
     }
     /// `fdatasync`: on return, everything written before the call survives a power cut. An error is
     /// final: the caller must never try again.
@@ -76,4 +60,25 @@ pub trait File: Debug + Send + Sync + 'static {
     fn len(&self) -> io::Result<u64>;
     /// Drops the cached clean pages of the file, so that what is read next comes from the device.
     fn drop_cache(&self) -> io::Result<()>;
+}
+
+/// Zeros over `[from, to)`, by way of `write`.
+pub(super) fn write_zeros(
+    from: u64,
+    to: u64,
+    write: impl Fn(&[io::IoSlice<'_>], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    const CHUNK: usize = 16;
+    let mut at = from;
+    while at < to {
+        let start = at;
+        let mut slices = Vec::with_capacity(CHUNK);
+        while at < to && slices.len() < CHUNK {
+            let len = (to - at).min(ZEROS.0.len() as u64);
+            slices.push(io::IoSlice::new(&ZEROS.0[..len as usize]));
+            at += len;
+        }
+        write(&slices, start)?;
+    }
+    Ok(())
 }

@@ -17,7 +17,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::fs::{File, Fs, Space};
+use super::fs::{File, Fs, Space, write_zeros};
 
 /// The file system of this machine.
 #[derive(Debug, Clone, Copy, Default)]
@@ -124,11 +124,12 @@ impl File for RealFile {
     /// Past the page cache, where the file system can: there, a segment of zeros costs as much as the
     /// entries that are written over it later, and pushes out what somebody reads.
     fn zero(&self, from: u64, to: u64) -> io::Result<()> {
+        let through = |file: &RealFile| write_zeros(from, to, |zeros, at| file.write_all_at(zeros, at));
         let aligned = from.is_multiple_of(DIRECT_ALIGN) && to.is_multiple_of(DIRECT_ALIGN);
-        match aligned.then(|| self.direct()?.write_zeros(from, to)) {
+        match aligned.then(|| through(&self.direct()?)) {
             // Neither the call nor the alignment means anything to some file systems.
-            Some(Err(error)) if error.kind() == ErrorKind::InvalidInput => self.write_zeros(from, to),
-            None => self.write_zeros(from, to),
+            Some(Err(error)) if error.kind() == ErrorKind::InvalidInput => through(self),
+            None => through(self),
             Some(done) => done,
         }
     }

@@ -558,7 +558,7 @@ impl Tape {
 
     /// The last block is written whole, with the zeros that are behind the last frame anyway: of a block that
     /// is not in the page cache the kernel would read the rest from the disk first.
-    fn fill_block(&mut self, sheet: &mut Sheet) {
+    fn fill_block(&self, sheet: &mut Sheet) {
         let end = align_up(self.active.offset, BLOCK);
         if sheet.open.is_some() && end <= self.active.file_bytes {
             sheet.stage_zeros((end - self.active.offset) as usize);
