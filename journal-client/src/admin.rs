@@ -114,7 +114,7 @@ impl Admin {
         Ok(())
     }
 
-    /// All journals, by name, as the first node to answer knows them.
+    /// All journals, by name.
     pub async fn list(&self) -> Result<Vec<JournalInfo>, Error> {
         let reply = self
             .ask_catalogue(Repeat::Always, |mut catalogue| async move { catalogue.list(wire::ListRequest {}).await })

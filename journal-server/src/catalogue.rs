@@ -147,8 +147,7 @@ impl Groups {
         policy: TrimPolicy,
         quota_bytes: u64,
     ) -> Result<(u64, JournalRecord, bool), CommandError> {
-        let (tail, _) = self.system.check_tail().await?;
-        self.applied(tail).await;
+        self.caught_up().await?;
         let voters = self.with_catalogue(Catalogue::voters);
         let create = Command::CreateJournal { name: name.to_owned(), policy, quota_bytes, voters };
         let (id, created) = match self.system.command(&create).await? {
@@ -169,6 +168,14 @@ impl Groups {
         self.system.command(&Command::SetQuota { id, quota_bytes }).await?;
         let record = self.with_catalogue(|catalogue| catalogue.journals.get(&id).cloned());
         record.ok_or_else(|| refusal::no_such_journal(id).into())
+    }
+
+    /// Waits until this node's catalogue has everything that was decided before the call. Only its leader
+    /// can tell: any other node may merely not have heard of it.
+    pub async fn caught_up(&self) -> Result<(), Refusal> {
+        let (tail, _) = self.system.check_tail().await?;
+        self.applied(tail).await;
+        Ok(())
     }
 
     /// Waits until this node has applied the catalogue below `tail`.

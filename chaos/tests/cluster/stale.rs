@@ -22,6 +22,9 @@ async fn a_node_that_has_not_heard_of_a_journal_does_not_deny_that_there_is_one(
     let from_stale = [stale, leader].map(|number| endpoints[number].clone());
     let admin = client_of(from_stale, Settings::default()).admin();
     assert_eq!(admin.set_quota(&name, 1 << 30).await.unwrap().quota_bytes, 1 << 30);
+    let listed: Vec<_> =
+        admin.list().await.unwrap().into_iter().map(|journal| (journal.name, journal.quota_bytes)).collect();
+    assert_eq!(listed, [(name.to_string(), 1 << 30)]);
     admin.delete(&name).await.unwrap();
     // What is no more is denied, by somebody who knows.
     let again = admin.delete(&name).await;

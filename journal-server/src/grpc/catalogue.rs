@@ -39,6 +39,7 @@ impl catalogue_server::Catalogue for CatalogueService {
     async fn list(&self, request: Request<wire::ListRequest>) -> Result<Response<wire::ListReply>, Status> {
         let (_, extensions, _) = request.into_parts();
         let door = self.0.open()?;
+        door.groups.caught_up().await?;
         let journals = door.groups.with_catalogue(|catalogue| catalogue.journals.clone());
         // What is left out was not refused: it is not counted among the denied.
         let caller = extensions.get::<Caller>().unwrap_or(&Caller::Anonymous);
@@ -60,12 +61,10 @@ impl catalogue_server::Catalogue for CatalogueService {
 }
 
 impl CatalogueService {
-    /// What the name stands for now. Only the catalogue's leader knows that there is no such journal: any
-    /// other node may merely not have heard of it.
+    /// What the name stands for now.
     async fn id_of(&self, name: &str) -> Result<u64, Refusal> {
         let door = self.0.open()?;
-        let (tail, _) = door.groups.system().check_tail().await?;
-        door.groups.applied(tail).await;
+        door.groups.caught_up().await?;
         let id = door.groups.with_catalogue(|catalogue| catalogue.by_name(name).map(|(id, _)| id));
         id.ok_or_else(|| refusal::no_such_journal(format!("named `{name}`")))
     }

@@ -71,8 +71,7 @@ impl cluster_server::Cluster for ClusterService {
         door.allow(&extensions, Action::Administer, JournalName::SYSTEM)?;
         let system = door.groups.system();
         // Only the catalogue's leader lets nodes in: ask before anything is done.
-        let (tail, _) = system.check_tail().await?;
-        door.groups.applied(tail).await;
+        door.groups.caught_up().await?;
         let change = self.change_of(&door, request).await?;
         let node_id = change.node();
         match system.command(&Command::ChangeMembers(change)).await.map_err(status_of)? {
@@ -122,13 +121,11 @@ fn node_name(group: &Arc<Group>, node: u64) -> String {
     name.unwrap_or_else(|| NodeId(node).to_string())
 }
 
-/// The journal of that id. That there is none is said by the catalogue's leader only: any other node may
-/// merely not have heard of it.
+/// The journal of that id. That there is none is said by the catalogue's leader only.
 async fn journal(door: &Door, id: u64) -> Result<Arc<Group>, Refusal> {
     match door.groups.get(id) {
         Err(refusal) if refusal.reason == Reason::NoSuchJournal => {
-            let (tail, _) = door.groups.system().check_tail().await?;
-            door.groups.applied(tail).await;
+            door.groups.caught_up().await?;
             door.groups.get(id)
         }
         found => found,
