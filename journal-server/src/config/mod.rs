@@ -414,7 +414,7 @@ fn check_times(disk: &SlowDisk, raft: &Raft, reload: Duration, problems: &mut Ve
         problems.push("disk-degraded < disk-slow < disk-failed is not so: order them".into());
     }
     if raft.heartbeat.is_zero() || !raft.heartbeat.as_millis().is_multiple_of(TICK.as_millis()) {
-        problems.push("heartbeat: a node looks at its clock every 100ms: write a multiple of that".into());
+        problems.push("heartbeat: a node looks at its clock every 200ms: write a multiple of that".into());
     }
     if raft.election_min < 2 * raft.heartbeat {
         problems.push("election-min: it must be at least twice heartbeat".into());
@@ -473,13 +473,13 @@ mod tests {
     fn a_flag_wins_over_a_variable_over_the_file_over_the_default() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("journal.toml");
-        std::fs::write(&file, "heartbeat = \"100ms\"\nelection-min = \"450ms\"\nelection-max = \"900ms\"\n").unwrap();
+        std::fs::write(&file, "heartbeat = \"400ms\"\nelection-min = \"800ms\"\nelection-max = \"900ms\"\n").unwrap();
         let args = with_least(&["--config", file.to_str().unwrap(), "--election-max", "2s"]);
-        let variables = [("JOURNAL_ELECTION_MAX", "3s"), ("JOURNAL_ELECTION_MIN", "600ms")];
+        let variables = [("JOURNAL_ELECTION_MAX", "3s"), ("JOURNAL_ELECTION_MIN", "1s")];
         let config = load_with(&args, &variables).unwrap();
         assert_eq!(config.raft.election_max, Duration::from_secs(2), "the flag");
-        assert_eq!(config.raft.election_min, Duration::from_millis(600), "the variable");
-        assert_eq!(config.raft.heartbeat, Duration::from_millis(100), "the file");
+        assert_eq!(config.raft.election_min, Duration::from_secs(1), "the variable");
+        assert_eq!(config.raft.heartbeat, Duration::from_millis(400), "the file");
         assert_eq!(config.limits.ring_bytes, 16 << 20, "the default");
     }
 
@@ -539,8 +539,8 @@ mod tests {
             (&["--room-low", "1MiB"], "room-low (1MiB) must be above room-urgent"),
             (&["--room-low", "110%"], "room-low: `110%` (flag --room-low): write bytes"),
             (&["--disk-slow", "50ms"], "disk-degraded < disk-slow < disk-failed"),
-            (&["--heartbeat", "150ms"], "heartbeat: a node looks at its clock every 100ms"),
-            (&["--heartbeat", "300ms"], "election-min: it must be at least twice heartbeat"),
+            (&["--heartbeat", "150ms"], "heartbeat: a node looks at its clock every 200ms"),
+            (&["--heartbeat", "400ms"], "election-min: it must be at least twice heartbeat"),
             (&["--election-max", "400ms"], "election-max: it must be above election-min"),
             (&["--reload-interval", "0s"], "reload-interval: 0 would never rest"),
             (&["--heartbeat", "fast"], "heartbeat: `fast` (flag --heartbeat): write 100ms"),

@@ -39,7 +39,7 @@ fn next_seed() -> u64 {
 
 /// Ticks of all groups of this process fall on multiples of this. Everything that Raft does by the
 /// clock is done at a tick: heartbeats and elections are that coarse.
-pub const TICK: Duration = Duration::from_millis(100);
+pub const TICK: Duration = Duration::from_millis(200);
 /// Sleeps until a moment that far ahead are ticks, and nothing else.
 const TICK_MIN: Duration = Duration::from_millis(2);
 /// A wait shorter than this is worth a few yields.
