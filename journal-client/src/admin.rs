@@ -68,6 +68,16 @@ pub enum Change {
     },
 }
 
+/// A change of members that the catalogue has recorded; the cluster carries it out by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Recorded {
+    /// The node that the change is about.
+    pub node: NodeId,
+    position: u64,
+    /// What will happen, in words.
+    pub message: String,
+}
+
 /// An operator's calls. Cheap to clone.
 #[derive(Clone)]
 pub struct Admin {
@@ -169,9 +179,8 @@ impl Admin {
         all
     }
 
-    /// Asks for a change of members, which is then carried out by the cluster itself. Answers the
-    /// node that it is about, and what will happen, in words.
-    pub async fn change_members(&self, change: Change) -> Result<(NodeId, String), Error> {
+    /// Asks for a change of members. [`Admin::left_of`] tells how it goes on.
+    pub async fn change_members(&self, change: Change) -> Result<Recorded, Error> {
         let request = wire::ChangeMembersRequest { change: Some(change.into()) };
         let reply = self
             .ask_cluster(None, Repeat::IfNothingHappened, |mut cluster| {
@@ -179,7 +188,27 @@ impl Admin {
                 async move { cluster.change_members(request).await }
             })
             .await?;
-        Ok((NodeId(reply.node_id), reply.message))
+        Ok(Recorded { node: NodeId(reply.node_id), position: reply.position, message: reply.message })
+    }
+
+    /// What is left to do of a change, in words; nothing once it has been carried out. Only nodes are
+    /// believed that have heard of the change, and hear of its end.
+    pub async fn left_of(&self, change: &Recorded) -> Result<Option<String>, Error> {
+        let answers = self.status_of_all().await;
+        let knows = |status: &&NodeStatus| {
+            let is_system = |group: &&wire::GroupStatus| {
+                group.journal.as_ref().is_some_and(|journal| journal.id == JournalId::SYSTEM.0)
+            };
+            let Some(system) = status.groups.iter().find(is_system) else { return false };
+            let belongs = status.members.iter().any(|member| member.node_id == status.node_id);
+            system.applied > change.position && (belongs || system.role == "leader")
+        };
+        let knowing: Vec<_> = answers.values().flatten().filter(knows).collect();
+        if knowing.is_empty() {
+            return Err(Error::Unavailable("no node answers that has heard of the change".into()));
+        }
+        let done = knowing.iter().any(|status| status.change.is_empty());
+        Ok(knowing.first().filter(|_| !done).map(|status| status.change.clone()))
     }
 
     /// Moves the leadership of one journal, or of the catalogue, to a node or to the healthiest. Answers

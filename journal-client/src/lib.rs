@@ -18,7 +18,7 @@ mod remote;
 pub mod tls;
 pub mod transport;
 
-pub use admin::{Admin, Change, JournalInfo, NodeStatus, TrimPolicy};
+pub use admin::{Admin, Change, JournalInfo, NodeStatus, Recorded, TrimPolicy};
 pub use error::{AppendError, Error, Reason, Refusal, TailError};
 pub use journal::{Appender, Description, Entry, Journal, Run, Tail, TailEntry, TailStream, Ticket};
 pub use memory::{Fate, MemoryJournal};

@@ -206,7 +206,7 @@ impl Operator {
             asked_at = Some(Instant::now());
             let said = timeout(Duration::from_secs(10), self.admin.change_members(change)).await;
             match said {
-                Ok(Ok((_, said))) => self.world.trace.event(format_args!("operator is told: {said}")),
+                Ok(Ok(change)) => self.world.trace.event(format_args!("operator is told: {}", change.message)),
                 Ok(Err(error)) => self.world.trace.event(format_args!("operator is told: {error}")),
                 Err(_) => self.world.trace.event("operator is told nothing"),
             }

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use chaos::cluster::Options;
 use journal_client::{Admin, Change};
-use proto::{JournalId, NodeId};
+use proto::NodeId;
 use tokio::time::Instant;
 
-use crate::support::{FAILOVER_MAX, Story, eventually};
+use crate::support::{FAILOVER_MAX, Story, carried_out, eventually};
 
 #[tokio::test]
 async fn a_cluster_grows_to_five_and_shrinks_to_three_others_while_it_works() {
@@ -20,8 +20,8 @@ async fn a_cluster_grows_to_five_and_shrinks_to_three_others_while_it_works() {
         eventually("the new node listens", Duration::from_secs(20), async || story.cluster.status(new).await.is_ok())
             .await;
         let id = NodeId(story.cluster.status(new).await.unwrap().node_id);
-        change(&story, &admin, Change::AddLearner { address: node.endpoint().to_string() }).await;
-        change(&story, &admin, Change::Promote { node: id }).await;
+        change(&admin, Change::AddLearner { address: node.endpoint().to_string() }).await;
+        change(&admin, Change::Promote { node: id }).await;
         assert!(voters(&story).await.contains(&id.0));
     }
     assert_eq!(voters(&story).await.len(), 5);
@@ -30,7 +30,7 @@ async fn a_cluster_grows_to_five_and_shrinks_to_three_others_while_it_works() {
     let other = (0..3).find(|other| *other != leader).unwrap();
     for gone in [leader, other] {
         let id = NodeId(story.cluster.status(gone).await.unwrap().node_id);
-        change(&story, &admin, Change::Remove { node: id }).await;
+        change(&admin, Change::Remove { node: id }).await;
         assert!(!voters(&story).await.contains(&id.0));
         story.cluster.node(gone).kill9();
     }
@@ -45,15 +45,10 @@ async fn a_cluster_grows_to_five_and_shrinks_to_three_others_while_it_works() {
 }
 
 /// Asks for a change and waits until it has been carried out.
-async fn change(story: &Story, admin: &Admin, change: Change) {
+async fn change(admin: &Admin, change: Change) {
     let what = format!("{change:?}");
-    admin.change_members(change).await.unwrap_or_else(|error| panic!("{what}: {error}"));
-    // The catalogue's leader knows; a node that was removed may never hear of it.
-    eventually(&what, Duration::from_secs(60), async || {
-        let Ok(leader) = story.cluster.leader_of(JournalId::SYSTEM).await else { return false };
-        story.cluster.status(leader).await.is_ok_and(|status| status.change.is_empty())
-    })
-    .await;
+    let change = admin.change_members(change).await.unwrap_or_else(|error| panic!("{what}: {error}"));
+    carried_out(admin, &change).await;
 }
 
 /// Who votes in the story's journal.

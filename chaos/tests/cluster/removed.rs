@@ -7,9 +7,9 @@ use chaos::cluster::{Cluster, Options};
 use chaos::traffic::Load;
 use futures::StreamExt;
 use journal_client::{Change, Error, Journal, Settings, TailFrom, TrimPolicy};
-use proto::{JournalId, JournalName, NodeId};
+use proto::{JournalName, NodeId};
 
-use crate::support::{Story, append, client_of, eventually};
+use crate::support::{Story, append, carried_out, client_of, eventually};
 
 #[tokio::test]
 async fn a_removed_node_says_so_and_sends_everybody_elsewhere() {
@@ -40,8 +40,8 @@ async fn a_node_that_was_down_when_it_was_removed_hears_of_it_and_may_be_let_in_
     let id = NodeId(cluster.status(gone).await.unwrap().node_id);
     cluster.node(gone).kill9();
     let admin = cluster.client().unwrap().admin();
-    admin.change_members(Change::Remove { node: id }).await.unwrap();
-    carried_out(&cluster).await;
+    let change = admin.change_members(Change::Remove { node: id }).await.unwrap();
+    carried_out(&admin, &change).await;
 
     cluster.node(gone).start().unwrap();
     says_so(&cluster, gone).await;
@@ -71,16 +71,9 @@ async fn a_cluster_that_is_started_again_does_not_wait_for_a_removed_node() {
 
 async fn remove(cluster: &Cluster, number: usize) {
     let id = NodeId(cluster.status(number).await.unwrap().node_id);
-    cluster.client().unwrap().admin().change_members(Change::Remove { node: id }).await.unwrap();
-    carried_out(cluster).await;
-}
-
-async fn carried_out(cluster: &Cluster) {
-    eventually("the change is carried out", Duration::from_secs(30), async || {
-        let Ok(leader) = cluster.leader_of(JournalId::SYSTEM).await else { return false };
-        cluster.status(leader).await.is_ok_and(|status| status.change.is_empty())
-    })
-    .await;
+    let admin = cluster.client().unwrap().admin();
+    let change = admin.change_members(Change::Remove { node: id }).await.unwrap();
+    carried_out(&admin, &change).await;
 }
 
 async fn says_so(cluster: &Cluster, number: usize) {

@@ -7,7 +7,7 @@ use chaos::check::{Verdict, check};
 use chaos::cluster::{Cluster, Options};
 use chaos::history::History;
 use chaos::traffic::{Load, Traffic, read_all, read_to};
-use journal_client::{Journal, RemoteJournal, Settings, TailFrom, TcpConnector};
+use journal_client::{Admin, Journal, Recorded, RemoteJournal, Settings, TailFrom, TcpConnector};
 use proto::Position;
 use tokio::time::{Instant, sleep};
 
@@ -74,6 +74,12 @@ impl Story {
         let leader = read_to(self.journal.tail(tail.start).await.unwrap(), tail.tail).await.unwrap();
         assert!(there == leader, "{} serves something else than the leader", self.cluster.node(number).name());
     }
+}
+
+/// Waits until a change of members has been carried out.
+pub async fn carried_out(admin: &Admin, change: &Recorded) {
+    let done = async || matches!(admin.left_of(change).await, Ok(None));
+    eventually(&change.message, Duration::from_secs(60), done).await;
 }
 
 /// Waits until `happened`; panics with `what` if it does not.

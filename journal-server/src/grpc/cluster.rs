@@ -29,10 +29,11 @@ impl cluster_server::Cluster for ClusterService {
         // A node that waits for its cluster answers too.
         let Ok(door) = self.door.open_to_nodes() else { return Ok(Response::new(status)) };
         let groups = &door.groups;
+        // Positions first: of what the catalogue is said to have applied, it shows the outcome.
+        status.groups = groups.all().iter().map(group_status).collect();
         let catalogue = groups.with_catalogue(Catalogue::clone);
-        for group in groups.all() {
-            let record = catalogue.journals.get(&group.id());
-            status.groups.push(group_status(&group, journal_info(group.id(), record)));
+        for journal in status.groups.iter_mut().filter_map(|group| group.journal.as_mut()) {
+            *journal = journal_info(journal.id, catalogue.journals.get(&journal.id));
         }
         for (id, trouble) in groups.troubles() {
             let journal = Some(journal_info(id, catalogue.journals.get(&id)));
@@ -77,7 +78,7 @@ impl cluster_server::Cluster for ClusterService {
         match system.command(&Command::ChangeMembers(change)).await.map_err(status_of)? {
             Outcome::ChangeRecorded { id } => {
                 let message = format!("recorded at position {id}; every journal carries it out by itself");
-                Ok(Response::new(wire::ChangeMembersReply { node_id, message }))
+                Ok(Response::new(wire::ChangeMembersReply { node_id, message, position: id }))
             }
             other => Err(status_of(CommandError::Unknown(format!("the change answered {other:?}")))),
         }
@@ -181,7 +182,7 @@ fn describe(change: &crate::state::PendingChange) -> String {
     format!("{what} (asked for at {}; {} groups to go)", change.id, change.groups.len())
 }
 
-fn group_status(group: &Arc<Group>, journal: wire::JournalInfo) -> wire::GroupStatus {
+fn group_status(group: &Arc<Group>) -> wire::GroupStatus {
     let (mark, standing) = (group.mark(), group.standing());
     let log = group.replica().log();
     let voters: BTreeSet<u64> = standing.configs.iter().flatten().copied().collect();
@@ -206,7 +207,7 @@ fn group_status(group: &Arc<Group>, journal: wire::JournalInfo) -> wire::GroupSt
         _ => Vec::new(),
     };
     wire::GroupStatus {
-        journal: Some(journal),
+        journal: Some(journal_info(group.id(), None)),
         role: standing.role.as_str().to_owned(),
         term: standing.term,
         leader: standing.leader.as_ref().map_or(0, |(node, _)| *node),

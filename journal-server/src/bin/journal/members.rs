@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::bail;
 use clap::Subcommand;
-use journal_client::{Admin, Change, Error};
+use journal_client::{Admin, Change, Error, Recorded};
 use proto::NodeId;
 use tokio::time::{Instant, sleep};
 
@@ -112,13 +112,13 @@ pub async fn run(connection: &Connection, command: Command) -> anyhow::Result<()
         }
     };
     let changed = admin.change_members(change).await;
-    let (node, message) = changed.map_err(|error| match error {
+    let recorded = changed.map_err(|error| match error {
         Error::Unconfirmed(_) => anyhow::Error::new(error).context("`journal status` shows whether it is under way"),
         error => error.into(),
     })?;
-    println!("{node}: {message}");
+    println!("{}: {}", recorded.node, recorded.message);
     match wait {
-        Some(wait) if wait.wait => watch(&admin, Duration::from_secs(wait.wait_timeout)).await,
+        Some(wait) if wait.wait => watch(&admin, &recorded, Duration::from_secs(wait.wait_timeout)).await,
         _ => Ok(()),
     }
 }
@@ -181,29 +181,24 @@ async fn list(admin: &Admin, json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until no change is under way, telling what is.
-async fn watch(admin: &Admin, patience: Duration) -> anyhow::Result<()> {
+/// Waits until the change has been carried out, telling what is left to do.
+async fn watch(admin: &Admin, change: &Recorded, patience: Duration) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut told = String::new();
-    // Twice in a row, from different moments: a node that has not heard of the change yet says that
-    // there is none.
-    let mut quiet = 0;
-    while quiet < 3 {
+    loop {
         if begun.elapsed() > patience {
             bail!("it is still under way after {} s, and goes on: {told}", patience.as_secs());
         }
         sleep(Duration::from_millis(200)).await;
-        match View::take(admin).await {
-            Ok(View { change: Some(change), .. }) => {
-                quiet = 0;
-                if change != told {
-                    eprintln!("  {:>4} s  {change}", begun.elapsed().as_secs());
-                    told = change;
-                }
+        match admin.left_of(change).await {
+            Ok(Some(left)) if left != told => {
+                eprintln!("  {:>4} s  {left}", begun.elapsed().as_secs());
+                told = left;
             }
-            Ok(_) => quiet += 1,
+            Ok(Some(_)) => {}
+            Ok(None) => break,
             // An election, perhaps: the change survives it.
-            Err(_) => quiet = 0,
+            Err(_) => {}
         }
     }
     eprintln!("  {:>4} s  done", begun.elapsed().as_secs());
