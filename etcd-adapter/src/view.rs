@@ -293,9 +293,33 @@ impl View {
         let mut kvs = Vec::with_capacity(found.len());
         for part in found.chunks(FETCH_ROWS) {
             let places: Vec<At> = part.iter().map(|found| found.version.at).collect();
-            kvs.extend(self.0.store.rows(&places)?.iter().map(key_value));
+            self.fetch_part(&places, &mut kvs)?;
         }
         Ok(kvs)
+    }
+
+    /// Keys and values of a part lie in one buffer: a page has thousands, and each of its own would cost more
+    /// than what is in it.
+    fn fetch_part(&self, places: &[At], kvs: &mut Vec<mvccpb::KeyValue>) -> Result<(), ReadError> {
+        let before = kvs.len();
+        kvs.extend(places.iter().map(|at| mvccpb::KeyValue { mod_revision: at.main, ..Default::default() }));
+        let mut buffer = Vec::new();
+        let mut spans = vec![(0, 0, 0); places.len()];
+        self.0.store.visit(places, &mut |i, row| {
+            let start = buffer.len();
+            buffer.extend_from_slice(row.key);
+            let key_end = buffer.len();
+            buffer.extend_from_slice(row.value);
+            let kv = &mut kvs[before + i];
+            (kv.create_revision, kv.version, kv.lease) = (row.create, row.version, row.lease);
+            spans[i] = (start, key_end, buffer.len());
+        })?;
+        let buffer = Bytes::from(buffer);
+        for (kv, (start, key_end, end)) in kvs[before..].iter_mut().zip(spans) {
+            kv.key = buffer.slice(start..key_end);
+            kv.value = buffer.slice(key_end..end);
+        }
+        Ok(())
     }
 
     /// Whoever got a page with more behind it will ask for the next one at the same revision.

@@ -48,18 +48,18 @@ pub fn put_texts(out: &mut Vec<u8>, texts: &[String]) {
     }
 }
 
-/// Reads what the functions above wrote. Byte strings are slices of the one buffer, not copies.
-pub struct Reader {
-    rest: Bytes,
+/// Reads what the functions above wrote. Byte strings are parts of the one buffer, not copies.
+pub struct Reader<B = Bytes> {
+    rest: B,
 }
 
-impl Reader {
-    pub fn new(bytes: Bytes) -> Reader {
+impl<B: Buf> Reader<B> {
+    pub fn new(bytes: B) -> Reader<B> {
         Reader { rest: bytes }
     }
 
     pub fn left(&self) -> usize {
-        self.rest.len()
+        self.rest.remaining()
     }
 
     pub fn byte(&mut self) -> Result<u8, Malformed> {
@@ -104,42 +104,51 @@ impl Reader {
         self.rest.try_get_u128().map_err(|_| Malformed::Short)
     }
 
-    pub fn bytes(&mut self) -> Result<Bytes, Malformed> {
-        let len = self.uint()?;
-        if len > self.rest.len() as u64 {
-            return Err(Malformed::Short);
+    fn length(&mut self) -> Result<usize, Malformed> {
+        let length = self.uint()?;
+        usize::try_from(length).ok().filter(|length| *length <= self.left()).ok_or(Malformed::Short)
+    }
+
+    /// A count of things of which each takes at least one byte.
+    pub fn count(&mut self) -> Result<usize, Malformed> {
+        self.length()
+    }
+
+    pub fn end(self) -> Result<(), Malformed> {
+        match self.left() {
+            0 => Ok(()),
+            left => Err(Malformed::Rest(left)),
         }
-        Ok(self.rest.split_to(len as usize))
+    }
+}
+
+impl Reader {
+    pub fn bytes(&mut self) -> Result<Bytes, Malformed> {
+        let length = self.length()?;
+        Ok(self.rest.split_to(length))
     }
 
     pub fn text(&mut self) -> Result<String, Malformed> {
         String::from_utf8(self.bytes()?.to_vec()).map_err(|_| Malformed::Text)
     }
 
-    /// A count of things of which each takes at least one byte.
-    pub fn count(&mut self) -> Result<usize, Malformed> {
-        let count = self.uint()?;
-        if count > self.rest.len() as u64 {
-            return Err(Malformed::Short);
-        }
-        Ok(count as usize)
-    }
-
     pub fn texts(&mut self) -> Result<Vec<String>, Malformed> {
         (0..self.count()?).map(|_| self.text()).collect()
     }
+}
 
-    /// Everything that is left.
-    #[cfg(any(feature = "rocksdb", test))]
-    pub fn rest(self) -> Bytes {
-        self.rest
+#[cfg(any(feature = "rocksdb", test))]
+impl<'a> Reader<&'a [u8]> {
+    pub fn slice(&mut self) -> Result<&'a [u8], Malformed> {
+        let length = self.length()?;
+        let (slice, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        Ok(slice)
     }
 
-    pub fn end(self) -> Result<(), Malformed> {
-        match self.rest.len() {
-            0 => Ok(()),
-            left => Err(Malformed::Rest(left)),
-        }
+    /// Everything that is left.
+    pub fn rest(self) -> &'a [u8] {
+        self.rest
     }
 }
 
@@ -154,7 +163,7 @@ mod tests {
             let mut out = Vec::new();
             put_uint(&mut out, unsigned);
             put_int(&mut out, signed);
-            let mut reader = Reader::new(out.into());
+            let mut reader = Reader::new(&out[..]);
             prop_assert_eq!(reader.uint(), Ok(unsigned));
             prop_assert_eq!(reader.int(), Ok(signed));
             prop_assert_eq!(reader.end(), Ok(()));
@@ -171,7 +180,7 @@ mod tests {
     fn a_length_beyond_the_end_is_refused_before_anything_is_reserved() {
         let mut out = Vec::new();
         put_uint(&mut out, u64::MAX);
-        assert_eq!(Reader::new(out.clone().into()).bytes(), Err(Malformed::Short));
-        assert_eq!(Reader::new(out.into()).texts(), Err(Malformed::Short));
+        assert_eq!(Reader::new(Bytes::from(out.clone())).bytes(), Err(Malformed::Short));
+        assert_eq!(Reader::new(Bytes::from(out)).texts(), Err(Malformed::Short));
     }
 }

@@ -38,5 +38,6 @@ pub use meta::{MetaKey, Restore, Unusable, read_scalars};
 pub use range::{Found, RangeScan, Selection};
 pub use state::State;
 pub use types::{
-    Alarm, Answer, At, Key, OpAnswer, OpResult, Refusal, Reply, Revision, Row, TxnAnswer, ValueLost, Values, Version,
+    Alarm, Answer, At, Key, OpAnswer, OpResult, Refusal, Reply, Revision, Row, RowRef, TxnAnswer, ValueLost, Values,
+    Version,
 };

@@ -77,6 +77,27 @@ impl Row {
     }
 }
 
+/// A row where it lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowRef<'a> {
+    pub key: &'a [u8],
+    pub value: &'a [u8],
+    pub create: Revision,
+    pub version: i64,
+    pub lease: i64,
+}
+
+impl RowRef<'_> {
+    pub fn is_tombstone(&self) -> bool {
+        self.version == 0
+    }
+
+    pub fn to_row(self, at: At) -> Row {
+        let RowRef { key, value, create, version, lease } = self;
+        Row { at, key: Key::from(key), value: Bytes::copy_from_slice(value), create, version, lease }
+    }
+}
+
 impl fmt::Debug for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = self.key.escape_ascii();

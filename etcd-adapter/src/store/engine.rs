@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::sweep::Sweeps;
 use crate::command::wire::Malformed;
-use crate::mvcc::{At, Row, State, Unusable};
+use crate::mvcc::{At, Row, RowRef, State, Unusable};
 
 /// Why the store cannot go on. Whoever sees it ends the process; [`StoreError::is_damage`] tells a
 /// store that is better dropped and filled anew.
@@ -43,7 +43,8 @@ impl Drops for parking_lot::RwLock<State> {
 /// One engine. All methods may be called from any thread; writes come from one at a time.
 pub(super) trait Engine: Send + Sync {
     fn write(&self, rows: Vec<Row>, records: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StoreError>;
-    fn rows(&self, places: &[At]) -> Result<Vec<Option<Row>>, StoreError>;
+    /// Shows the row at each of these places, by the number of the place, in any order.
+    fn visit(&self, places: &[At], see: &mut dyn FnMut(usize, RowRef<'_>)) -> Result<(), StoreError>;
     fn scan(&self, from: At, to: At, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, StoreError>;
     fn records(&self) -> Result<Vec<(Vec<u8>, Bytes)>, StoreError>;
     /// The record as a process would find it that begins after this one was killed.

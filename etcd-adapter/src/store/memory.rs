@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 
 use super::engine::{Engine, StoreError};
 use super::sweep::Sweeps;
-use crate::mvcc::{At, Row};
+use crate::mvcc::{At, Row, RowRef};
 
 /// A store's content in memory.
 #[derive(Debug, Default)]
@@ -85,9 +85,13 @@ impl Engine for Memory {
         Ok(())
     }
 
-    fn rows(&self, places: &[At]) -> Result<Vec<Option<Row>>, StoreError> {
+    fn visit(&self, places: &[At], see: &mut dyn FnMut(usize, RowRef<'_>)) -> Result<(), StoreError> {
         let content = self.content.read();
-        Ok(places.iter().map(|at| content.log.get(at).cloned()).collect())
+        for (i, at) in places.iter().enumerate() {
+            let Row { key, value, create, version, lease, .. } = content.log.get(at).ok_or(StoreError::Missing(*at))?;
+            see(i, RowRef { key, value, create: *create, version: *version, lease: *lease });
+        }
+        Ok(())
     }
 
     fn scan(&self, from: At, to: At, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, StoreError> {

@@ -31,7 +31,7 @@ pub use memory::Memory;
 pub use rocks::{Rocks, RocksOptions};
 
 use crate::command::wire::{Malformed, Reader, put_uint};
-use crate::mvcc::{Applied, At, MetaKey, Restore, Revision, Row, State, ValueLost, Values};
+use crate::mvcc::{Applied, At, MetaKey, Restore, Revision, Row, RowRef, State, ValueLost, Values};
 use engine::Engine;
 use sweep::Sweeps;
 
@@ -156,8 +156,15 @@ impl Store {
 
     /// The rows at these places, in this order. All of them must be there.
     pub fn rows(&self, places: &[At]) -> Result<Vec<Row>, StoreError> {
-        let rows = self.engine.rows(places)?;
+        let mut rows = vec![None; places.len()];
+        self.visit(places, &mut |i, row| rows[i] = Some(row.to_row(places[i])))?;
         rows.into_iter().zip(places).map(|(row, at)| row.ok_or(StoreError::Missing(*at))).collect()
+    }
+
+    /// Shows the rows at these places where they lie, each with the number of its place, in any order. All
+    /// of them must be there.
+    pub fn visit(&self, places: &[At], see: &mut dyn FnMut(usize, RowRef<'_>)) -> Result<(), StoreError> {
+        self.engine.visit(places, see)
     }
 
     /// The rows of `[from, to)` in their order: at most `rows_max`, and of about `bytes_max` bytes, but

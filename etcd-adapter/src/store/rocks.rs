@@ -16,13 +16,14 @@ use bytes::Bytes;
 use rocksdb::compaction_filter::Decision;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
-    DBCompressionType, FlushOptions, IteratorMode, LogLevel, Options, ReadOptions, ReadTier, WriteBatch, WriteOptions,
+    DBCompressionType, DBRawIterator, FlushOptions, IteratorMode, LogLevel, Options, ReadOptions, ReadTier, WriteBatch,
+    WriteOptions,
 };
 
 use super::engine::{Engine, StoreError};
-use super::row::{put_place, put_row, read_head, read_place, read_row};
+use super::row::{put_place, put_row, read_place, read_row};
 use super::sweep::Sweeps;
-use crate::mvcc::{At, Row};
+use crate::mvcc::{At, Row, RowRef};
 
 /// What an operator may want to change.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +42,8 @@ impl Default for RocksOptions {
 
 const LOG: &str = "log";
 const META: &str = "meta";
+/// A step to the next row costs about a fifth of looking one up.
+const DENSE: usize = 4;
 
 pub struct Rocks {
     db: DB,
@@ -67,6 +70,63 @@ impl Rocks {
     fn meta(&self) -> &ColumnFamily {
         self.family(META)
     }
+
+    /// At the first row of `[from, to)`.
+    fn cursor(&self, from: At, to: At) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_iterate_upper_bound(put_place(to));
+        let mut cursor = self.db.raw_iterator_cf_opt(self.log(), options);
+        cursor.seek(put_place(from));
+        cursor
+    }
+
+    /// Shows places that lie so close together that it is cheaper to pass over what is between them.
+    fn walk(&self, places: &[At], order: &[usize], see: &mut dyn FnMut(usize, RowRef<'_>)) -> Result<(), StoreError> {
+        let (Some(first), Some(last)) = (order.first(), order.last()) else { return Ok(()) };
+        let mut cursor = self.cursor(places[*first], At::end_of(places[*last].main));
+        for i in order {
+            let wanted = places[*i];
+            let value = loop {
+                match here(&cursor)? {
+                    Some((at, _)) if at < wanted => cursor.next(),
+                    Some((at, value)) if at == wanted => break Some(value),
+                    _ => break None,
+                }
+            };
+            see(*i, read(wanted, value)?);
+        }
+        Ok(())
+    }
+
+    /// Shows places one by one, wherever they are.
+    fn look_up(
+        &self,
+        places: &[At],
+        order: &[usize],
+        see: &mut dyn FnMut(usize, RowRef<'_>),
+    ) -> Result<(), StoreError> {
+        let keys: Vec<_> = order.iter().map(|i| put_place(places[*i])).collect();
+        let values = self.db.batched_multi_get_cf(self.log(), keys.iter().map(|key| &key[..]), true);
+        for (i, value) in order.iter().zip(values) {
+            see(*i, read(places[*i], value.map_err(engine)?.as_deref())?);
+        }
+        Ok(())
+    }
+}
+
+/// Where the cursor stands, if it has not come to its end.
+fn here<'a>(cursor: &'a DBRawIterator<'_>) -> Result<Option<(At, &'a [u8])>, StoreError> {
+    match cursor.item() {
+        Some((place, value)) => {
+            let at = read_place(place).map_err(|why| StoreError::Row { at: At::default(), why })?;
+            Ok(Some((at, value)))
+        }
+        None => cursor.status().map(|()| None).map_err(engine),
+    }
+}
+
+fn read(at: At, value: Option<&[u8]>) -> Result<RowRef<'_>, StoreError> {
+    read_row(value.ok_or(StoreError::Missing(at))?).map_err(|why| StoreError::Row { at, why })
 }
 
 fn db_options(options: &RocksOptions) -> Options {
@@ -107,8 +167,8 @@ fn log_options(options: &RocksOptions, sweeps: Arc<Sweeps>) -> Options {
     // Nothing is compacted before the index is rebuilt.
     log.set_disable_auto_compactions(true);
     log.set_compaction_filter("what-the-index-forgot", move |_level, place, value| {
-        let (Ok(at), Some((key, tombstone))) = (read_place(place), read_head(value)) else { return Decision::Keep };
-        if sweeps.drops(key, at, tombstone) { Decision::Remove } else { Decision::Keep }
+        let (Ok(at), Ok(row)) = (read_place(place), read_row(value)) else { return Decision::Keep };
+        if sweeps.drops(row.key, at, row.is_tombstone()) { Decision::Remove } else { Decision::Keep }
     });
     log
 }
@@ -145,22 +205,20 @@ impl Engine for Rocks {
         self.db.write_opt(batch, &options).map_err(engine)
     }
 
-    fn rows(&self, places: &[At]) -> Result<Vec<Option<Row>>, StoreError> {
-        let log = self.log();
-        let read = |at: At, value: &[u8]| {
-            read_row(at, Bytes::copy_from_slice(value)).map_err(|why| StoreError::Row { at, why })
-        };
+    fn visit(&self, places: &[At], see: &mut dyn FnMut(usize, RowRef<'_>)) -> Result<(), StoreError> {
         if let [at] = places {
-            let value = self.db.get_pinned_cf(log, put_place(*at)).map_err(engine)?;
-            return Ok(vec![value.map(|value| read(*at, &value)).transpose()?]);
+            let value = self.db.get_pinned_cf(self.log(), put_place(*at)).map_err(engine)?;
+            see(0, read(*at, value.as_deref())?);
+            return Ok(());
         }
-        let keys: Vec<_> = places.iter().map(|at| put_place(*at)).collect();
-        let values = self.db.batched_multi_get_cf(log, keys.iter().map(|key| &key[..]), false);
-        values
-            .into_iter()
-            .zip(places)
-            .map(|(value, at)| value.map_err(engine)?.map(|value| read(*at, &value)).transpose())
-            .collect()
+        let mut order: Vec<usize> = (0..places.len()).collect();
+        order.sort_unstable_by_key(|i| places[*i]);
+        let (Some(first), Some(last)) = (order.first(), order.last()) else { return Ok(()) };
+        let (first, last) = (places[*first], places[*last]);
+        match (last.main - first.main) as usize <= places.len() * DENSE {
+            true => self.walk(places, &order, see),
+            false => self.look_up(places, &order, see),
+        }
     }
 
     fn scan(&self, from: At, to: At, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, StoreError> {
@@ -168,20 +226,15 @@ impl Engine for Rocks {
         if from >= to {
             return Ok(rows);
         }
-        let mut options = ReadOptions::default();
-        options.set_iterate_upper_bound(put_place(to));
-        let start = put_place(from);
-        let mode = IteratorMode::From(&start, rocksdb::Direction::Forward);
         let mut bytes = 0;
-        for item in self.db.iterator_cf_opt(self.log(), options, mode) {
-            let (place, value) = item.map_err(engine)?;
-            let at = read_place(&place).map_err(|why| StoreError::Row { at: from, why })?;
+        let mut cursor = self.cursor(from, to);
+        while let Some((at, value)) = here(&cursor)? {
             bytes += value.len();
-            let row = read_row(at, Bytes::from(value)).map_err(|why| StoreError::Row { at, why })?;
-            rows.push(row);
+            rows.push(read(at, Some(value))?.to_row(at));
             if rows.len() >= rows_max || bytes >= bytes_max {
                 break;
             }
+            cursor.next();
         }
         Ok(rows)
     }

@@ -5,10 +5,8 @@
 //! value = kind:1, key, [create, version, lease, value to the end]     kind 1: a version, 2: a tombstone
 //! ```
 
-use bytes::Bytes;
-
 use crate::command::wire::{Malformed, Reader, put_bytes, put_int, put_uint};
-use crate::mvcc::{At, Key, Row};
+use crate::mvcc::{At, Row, RowRef};
 
 pub(super) const PLACE_LEN: usize = 12;
 
@@ -44,14 +42,14 @@ pub(super) fn put_row(out: &mut Vec<u8>, row: &Row) {
     out.extend_from_slice(&row.value);
 }
 
-pub(super) fn read_row(at: At, bytes: Bytes) -> Result<Row, Malformed> {
+pub(super) fn read_row(bytes: &[u8]) -> Result<RowRef<'_>, Malformed> {
     let mut reader = Reader::new(bytes);
     let kind = reader.byte()?;
-    let key = Key::from(&reader.bytes()?[..]);
+    let key = reader.slice()?;
     match kind {
         TOMBSTONE => {
             reader.end()?;
-            Ok(Row { at, key, value: Bytes::new(), create: 0, version: 0, lease: 0 })
+            Ok(RowRef { key, value: &[], create: 0, version: 0, lease: 0 })
         }
         VERSION => {
             let create = reader.int()?;
@@ -60,28 +58,17 @@ pub(super) fn read_row(at: At, bytes: Bytes) -> Result<Row, Malformed> {
                 return Err(Malformed::Number);
             }
             let lease = reader.int()?;
-            Ok(Row { at, key, value: reader.rest(), create, version, lease })
+            Ok(RowRef { key, value: reader.rest(), create, version, lease })
         }
         _ => Err(Malformed::Unknown("row")),
     }
 }
 
-/// What a compaction needs of a row: its key, and whether it is a tombstone.
-pub(super) fn read_head(bytes: &[u8]) -> Option<(&[u8], bool)> {
-    let (kind, rest) = bytes.split_first()?;
-    let mut len = 0usize;
-    for (i, byte) in rest.iter().enumerate().take(5) {
-        len |= usize::from(byte & 0x7f) << (7 * i);
-        if byte & 0x80 == 0 {
-            return Some((rest.get(i + 1..(i + 1).checked_add(len)?)?, *kind == TOMBSTONE));
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mvcc::Key;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     proptest! {
@@ -97,14 +84,13 @@ mod tests {
             }
             let mut bytes = vec![7; 3];
             put_row(&mut bytes, &row);
-            prop_assert_eq!(read_head(&bytes), Some((&row.key[..], version == 0)));
-            prop_assert_eq!(read_row(read_place(&put_place(at)).unwrap(), bytes.into()), Ok(row));
+            prop_assert_eq!(read_place(&put_place(at)), Ok(at));
+            prop_assert_eq!(read_row(&bytes).map(|read| read.to_row(at)), Ok(row));
         }
 
         #[test]
         fn no_bytes_make_the_reader_panic(bytes: Vec<u8>) {
-            let _ = read_head(&bytes);
-            let _ = read_row(At::default(), bytes.into());
+            let _ = read_row(&bytes);
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use etcd_adapter::command::{Command, EntryBody};
 use etcd_adapter::mvcc::{At, Revision, Row};
-use etcd_adapter::store::{Batch, RocksOptions, Store};
+use etcd_adapter::store::{Batch, RocksOptions, Store, StoreError};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proto::Position;
@@ -69,7 +69,10 @@ proptest! {
         other.write();
         prop_assert_eq!(all_rows(&plain.store), all_rows(&other.store));
         let places: Vec<At> = all_rows(&plain.store).iter().rev().map(|row| row.at).collect();
-        prop_assert_eq!(plain.store.rows(&places).unwrap(), other.store.rows(&places).unwrap());
+        let sparse: Vec<At> = places.iter().step_by(20).copied().collect();
+        for places in [places, sparse] {
+            prop_assert_eq!(plain.store.rows(&places).unwrap(), other.store.rows(&places).unwrap());
+        }
 
         // Both die, and find what they had flushed.
         memory.crash();
@@ -87,6 +90,35 @@ proptest! {
             }
             (one, other) => panic!("one found {:?}, the other {:?}", one.is_some(), other.is_some()),
         }
+    }
+}
+
+#[test]
+fn a_row_that_is_not_there_is_missed_however_it_is_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let (memory, _) = Replica::memory();
+    for mut replica in [memory, Replica::open(rocks(dir.path()))] {
+        let put = |n: u64| {
+            vec![Command::Put(etcd_adapter::command::Put {
+                key: format!("k{n}").into(),
+                value: n.to_string().into(),
+                ..Default::default()
+            })]
+        };
+        for (position, body) in entries((0..300).map(put)) {
+            replica.apply(position, &body);
+        }
+        replica.write();
+        let at = |main| At { main, sub: 0 };
+        let missing = At { main: 150, sub: 1 };
+        for places in [vec![missing], vec![at(151), missing, at(149)], vec![at(300), missing, at(2)]] {
+            let rows = replica.store.rows(&places);
+            assert!(matches!(rows, Err(StoreError::Missing(place)) if place == missing), "{rows:?}");
+        }
+        let found = replica.store.rows(&[at(300), at(2), at(150)]).unwrap();
+        assert_eq!(found.iter().map(|row| &row.value[..]).collect::<Vec<_>>(), [b"298", &b"0"[..], b"148"]);
+        let close = replica.store.rows(&[at(151), at(149), at(150)]).unwrap();
+        assert_eq!(close.iter().map(|row| &row.value[..]).collect::<Vec<_>>(), [b"149", b"147", b"148"]);
     }
 }
 
