@@ -17,8 +17,9 @@ use super::{beside_this_program, local};
 #[derive(Debug, Clone)]
 pub struct AdapterOptions {
     pub name: String,
-    /// Holds `data/` and `log`.
+    /// Holds `log`, and `data/` if no other place is named for that.
     pub home: PathBuf,
+    pub store: Option<PathBuf>,
     pub client_port: u16,
     pub metrics_port: u16,
     /// The journal's nodes. None: it keeps everything in itself.
@@ -68,7 +69,7 @@ impl Adapter {
     }
 
     pub fn dir(&self) -> PathBuf {
-        self.options.home.join("data")
+        self.options.store.clone().unwrap_or_else(|| self.options.home.join("data"))
     }
 
     pub fn pid(&self) -> Option<u32> {

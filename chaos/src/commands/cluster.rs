@@ -1,6 +1,6 @@
 //! `chaos cluster`: a cluster that lives until Ctrl-C.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -8,6 +8,8 @@ use chaos::cluster::{Adapter, AdapterOptions, Cluster, Options, is_free};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
+/// Where adapters' stores belong: they need not survive the machine, and are never synced.
+const MEMORY_DIR: &str = "/dev/shm";
 /// How long an adapter may take to stop.
 const GRACE: Duration = Duration::from_secs(15);
 /// The server's own default port.
@@ -28,7 +30,7 @@ pub struct Args {
     /// Where the first adapter serves etcd's clients; adapter i serves on P + 10 i
     #[arg(long, value_name = "P", default_value_t = 2379)]
     client_port: u16,
-    /// Where everything lives
+    /// Where journals and logs live; adapters have their stores in /dev/shm, where there is one
     #[arg(long, default_value = "data")]
     dir: PathBuf,
     /// The first port; node i serves on P + 10 i [default: what DIR remembers, else 7400 or free ones]
@@ -84,11 +86,13 @@ async fn keep(args: Args) -> anyhow::Result<()> {
         _ = terminate.recv() => return Ok(()),
         started = Cluster::start_telling(options, |line| eprintln!("    {line}")) => started?,
     };
+    let memory = tempfile::Builder::new().prefix("etcd-adapter-").tempdir_in(MEMORY_DIR).ok();
+    let memory = memory.as_ref().map(tempfile::TempDir::path);
     let adapters = tokio::select! {
         biased;
         _ = interrupt.recv() => return Ok(()),
         _ = terminate.recv() => return Ok(()),
-        started = start_adapters(&asked, &cluster) => started?,
+        started = start_adapters(&asked, &cluster, memory) => started?,
     };
     if asked.json {
         print_json(&cluster, &adapters)
@@ -149,12 +153,13 @@ fn client_port(args: &Args, number: usize) -> u16 {
     args.client_port + 10 * number as u16
 }
 
-async fn start_adapters(args: &Args, cluster: &Cluster) -> anyhow::Result<Vec<Adapter>> {
+async fn start_adapters(args: &Args, cluster: &Cluster, memory: Option<&Path>) -> anyhow::Result<Vec<Adapter>> {
     let mut adapters = Vec::new();
     for number in 0..args.adapters {
         let name = format!("a{}", number + 1);
         let options = AdapterOptions {
             home: cluster.dir().join(&name),
+            store: memory.map(|memory| memory.join(&name)),
             name,
             client_port: client_port(args, number),
             // Where kubeadm has etcd's metrics, too.

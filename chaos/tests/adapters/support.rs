@@ -80,6 +80,7 @@ fn start(
     let adapter = Adapter::prepare(AdapterOptions {
         home: dir.path().join(&name),
         name,
+        store: None,
         client_port: client,
         metrics_port: metrics,
         journal,

@@ -45,6 +45,7 @@ impl Stack {
                         .collect(),
                     home,
                     name,
+                    store: None,
                     client_port: cluster.adapter_port(number, 0),
                     metrics_port: cluster.adapter_port(number, 1),
                     journal: cluster.endpoints(),

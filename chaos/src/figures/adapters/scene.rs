@@ -33,6 +33,7 @@ impl Scene {
             let adapter = Adapter::prepare(AdapterOptions {
                 home: memory.path().join(&name),
                 name,
+                store: None,
                 client_port: cluster.adapter_port(number, 0),
                 metrics_port: cluster.adapter_port(number, 2),
                 journal: cluster.endpoints(),
