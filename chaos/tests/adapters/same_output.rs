@@ -126,7 +126,8 @@ fn lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// A line without how long something took, or how much of a lease is left.
+/// A line without how long something took, or how much of a lease is left; the keys of a lease in order,
+/// of which etcd has none.
 fn timeless(line: &str) -> String {
     let mut line = line.to_owned();
     if let Some(at) = line.find("took ") {
@@ -136,6 +137,15 @@ fn timeless(line: &str) -> String {
         && let Some(length) = line[from..].find("s)")
     {
         line.replace_range(from..from + length, "remaining(SOME");
+    }
+    const KEYS: &str = "attached keys([";
+    if let Some(from) = line.find(KEYS).map(|at| at + KEYS.len())
+        && let Some(length) = line[from..].find(']')
+    {
+        let mut keys: Vec<_> = line[from..from + length].split(' ').collect();
+        keys.sort_unstable();
+        let keys = keys.join(" ");
+        line.replace_range(from..from + length, &keys);
     }
     line
 }
