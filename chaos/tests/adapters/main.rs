@@ -10,6 +10,8 @@ mod clients;
 mod etcdctl;
 mod journal_hurt;
 mod killed;
+mod nearest;
+mod papers;
 mod same_output;
 mod support;
 mod two_writers;

@@ -19,7 +19,7 @@ pub struct Front {
     pub adapters: Vec<Adapter>,
     pub cluster: Option<Cluster>,
     _ports: Option<Ports>,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Front {
@@ -27,25 +27,38 @@ impl Front {
     pub async fn ephemeral() -> Front {
         let ports = Ports::claim().unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let adapters = vec![start(&dir, 0, ports.of(0, 0), ports.of(0, 1), Vec::new(), &[])];
+        let adapters = vec![start(&dir, 0, ports.of(0, 0), ports.of(0, 1), Vec::new(), Vec::new())];
         adapters[0].wait_ready(PATIENCE).await.unwrap();
-        Front { adapters, cluster: None, _ports: Some(ports), _dir: dir }
+        Front { adapters, cluster: None, _ports: Some(ports), dir }
     }
 
     /// So many adapters in front of three nodes.
     pub async fn on_a_journal(adapters: usize) -> Front {
-        let cluster = Cluster::start(Options::default()).await.unwrap();
+        Front::on(Options::default(), adapters, |_| Vec::new()).await
+    }
+
+    /// The same over such a journal, with further flags.
+    pub async fn on(options: Options, adapters: usize, flags: impl Fn(&Cluster) -> Vec<String>) -> Front {
+        let cluster = Cluster::start(options).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
         let adapters: Vec<_> = (0..adapters)
             .map(|number| {
                 let (client, metrics) = (cluster.adapter_port(number, 0), cluster.adapter_port(number, 1));
-                start(&dir, number, client, metrics, cluster.endpoints(), &[])
+                start(&dir, number, client, metrics, cluster.endpoints(), flags(&cluster))
             })
             .collect();
         for adapter in &adapters {
             adapter.wait_ready(PATIENCE).await.unwrap();
         }
-        Front { adapters, cluster: Some(cluster), _ports: None, _dir: dir }
+        Front { adapters, cluster: Some(cluster), _ports: None, dir }
+    }
+
+    /// One more adapter before the same journal, with these flags only; nobody waits for it.
+    pub fn another(&self, flags: Vec<String>) -> Adapter {
+        let cluster = self.cluster.as_ref().unwrap();
+        let number = self.adapters.len();
+        let (client, metrics) = (cluster.adapter_port(number, 0), cluster.adapter_port(number, 1));
+        start(&self.dir, number, client, metrics, cluster.endpoints(), flags)
     }
 
     pub fn client(&self, number: usize) -> Client {
@@ -74,7 +87,7 @@ fn start(
     client: u16,
     metrics: u16,
     journal: Vec<String>,
-    flags: &[&str],
+    flags: Vec<String>,
 ) -> Adapter {
     let name = format!("a{}", number + 1);
     let adapter = Adapter::prepare(AdapterOptions {
@@ -85,7 +98,7 @@ fn start(
         metrics_port: metrics,
         journal,
         program: None,
-        flags: flags.iter().map(|flag| (*flag).to_owned()).collect(),
+        flags,
     });
     let adapter = adapter.unwrap();
     adapter.start().unwrap();

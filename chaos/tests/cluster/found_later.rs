@@ -80,7 +80,7 @@ async fn damage_that_nobody_fills_stops_the_journal_there_until_somebody_does() 
     let pid = node.pid();
     story.cluster.isolate(follower);
     hurt(&story, follower).await;
-    eventually("the node says that it stopped, and why", Duration::from_secs(25), async || {
+    eventually("the node says that it stopped, and why", Duration::from_secs(60), async || {
         node.ready().await.is_err_and(|why| why.contains("stopped: damaged") && why.contains("positions"))
     })
     .await;
