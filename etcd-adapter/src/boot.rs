@@ -78,7 +78,8 @@ pub async fn open_journal(
             }
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
-                    tracing::warn!("waiting for the journal: {error}");
+                    let plain = if source.tls.is_none() { "; it is asked without TLS (--journal-ca-file)" } else { "" };
+                    tracing::warn!("waiting for the journal: {error}{plain}");
                 }
                 tokio::time::sleep(RETRY).await;
             }

@@ -60,8 +60,18 @@ pub fn error_of_status(status: &Status) -> Error {
         Some(refusal) => Error::Refused(refusal),
         None => match status.code() {
             Code::Unimplemented => Error::Protocol(format!("the node does not know this call: {}", status.message())),
-            code => Error::Unavailable(format!("{}: {}", code.description(), status.message())),
+            code => Error::Unavailable(format!("{}: {}", code.description(), in_words(status))),
         },
+    }
+}
+
+/// What a status says, and what it comes from: of itself "transport error" tells nobody anything.
+fn in_words(status: &Status) -> String {
+    let first = std::error::Error::source(status);
+    let root = std::iter::successors(first, |error| error.source()).last().map(ToString::to_string);
+    match root.filter(|root| root != status.message()) {
+        Some(root) => format!("{}: {root}", status.message()),
+        None => status.message().to_owned(),
     }
 }
 

@@ -42,7 +42,7 @@ async fn an_adapter_without_papers_is_let_nowhere_and_says_so() {
     let refused = stranger.wait_ready(Duration::from_secs(5)).await;
     assert!(refused.is_err(), "it became ready");
     let log = std::fs::read_to_string(stranger.log()).unwrap();
-    assert!(log.contains("journal"), "{log}");
+    assert!(log.contains("waiting for the journal") && log.contains("without TLS (--journal-ca-file)"), "{log}");
     stranger.kill9();
     front.stop().await;
 }
