@@ -86,6 +86,9 @@ pub(crate) const SUB_RUN: u8 = 1;
 
 /// Where truncations of a segment reached: "nothing was removed".
 pub(crate) const NOT_TRUNCATED: u64 = u64::MAX;
+/// No log gets there in any time: a header with such a position was never written, and what is added to a
+/// position never overflows.
+const POSITIONS_END: u64 = 1 << 62;
 
 /// The header of a frame. Vote, purge mark and hints are those in force *with* this frame; `last`,
 /// `chain` and the counters are those *before* it.
@@ -277,7 +280,9 @@ impl FrameHeader {
 
     fn is_sane(&self) -> bool {
         let whole = FRAME_HEADER_BYTES as u64 + u64::from(self.payload_len);
-        u64::from(self.frame_len) >= whole
+        let mut ids = [self.last, self.purged, self.committed, self.applied, self.at].into_iter().flatten();
+        ids.all(|id| id.position < POSITIONS_END)
+            && u64::from(self.frame_len) >= whole
             && self.frame_len.is_multiple_of(8)
             && self.offset.is_multiple_of(8)
             && self.synced_upto <= self.offset
