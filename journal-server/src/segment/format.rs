@@ -86,9 +86,15 @@ pub(crate) const SUB_RUN: u8 = 1;
 
 /// Where truncations of a segment reached: "nothing was removed".
 pub(crate) const NOT_TRUNCATED: u64 = u64::MAX;
-/// No log gets there in any time: a header with such a position was never written, and what is added to a
-/// position never overflows.
-const POSITIONS_END: u64 = 1 << 62;
+/// No log gets so far in any time: a header with such a number was never written, and whatever is added to one
+/// that was does not overflow.
+const NUMBERS_END: u64 = 1 << 62;
+/// The same for runs, and for what is counted within one segment.
+const COUNTS_END: u32 = 1 << 31;
+
+fn is_possible(id: LogId) -> bool {
+    id.term < NUMBERS_END && id.position < NUMBERS_END
+}
 
 /// The header of a frame. Vote, purge mark and hints are those in force *with* this frame; `last`,
 /// `chain` and the counters are those *before* it.
@@ -281,7 +287,9 @@ impl FrameHeader {
     fn is_sane(&self) -> bool {
         let whole = FRAME_HEADER_BYTES as u64 + u64::from(self.payload_len);
         let mut ids = [self.last, self.purged, self.committed, self.applied, self.at].into_iter().flatten();
-        ids.all(|id| id.position < POSITIONS_END)
+        ids.all(is_possible)
+            && self.vote.is_none_or(|vote| vote.term < NUMBERS_END)
+            && [self.run, self.truncations, self.versions].iter().all(|count| *count < COUNTS_END)
             && u64::from(self.frame_len) >= whole
             && self.frame_len.is_multiple_of(8)
             && self.offset.is_multiple_of(8)
@@ -535,7 +543,7 @@ impl SegmentHeader {
         if version != FORMAT_VERSION {
             return Err(BadHeader::Version(version));
         }
-        Ok(SegmentHeader {
+        let header = SegmentHeader {
             ids: Ids {
                 cluster: u128::from_le_bytes(bytes[16..32].try_into().expect("sixteen bytes")),
                 node: get_u64(bytes, 32),
@@ -549,7 +557,18 @@ impl SegmentHeader {
             previous_truncated_low: get_u64(bytes, 88),
             previous_truncations: get_u32(bytes, 96),
             previous_versions: get_u32(bytes, 100),
-        })
+        };
+        match header.is_sane() {
+            true => Ok(header),
+            false => Err(BadHeader::Damaged),
+        }
+    }
+
+    fn is_sane(&self) -> bool {
+        let counts = [self.run, self.previous_truncations, self.previous_versions];
+        self.number < NUMBERS_END
+            && self.previous_last.is_none_or(is_possible)
+            && counts.iter().all(|count| *count < COUNTS_END)
     }
 }
 
