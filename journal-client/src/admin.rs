@@ -188,6 +188,9 @@ impl Admin {
                 async move { cluster.change_members(request).await }
             })
             .await?;
+        if reply.position == 0 {
+            return Err(Error::Protocol("the node does not tell where it recorded the change".into()));
+        }
         Ok(Recorded { node: NodeId(reply.node_id), position: reply.position, message: reply.message })
     }
 
@@ -195,20 +198,9 @@ impl Admin {
     /// believed that have heard of the change, and hear of its end.
     pub async fn left_of(&self, change: &Recorded) -> Result<Option<String>, Error> {
         let answers = self.status_of_all().await;
-        let knows = |status: &&NodeStatus| {
-            let is_system = |group: &&wire::GroupStatus| {
-                group.journal.as_ref().is_some_and(|journal| journal.id == JournalId::SYSTEM.0)
-            };
-            let Some(system) = status.groups.iter().find(is_system) else { return false };
-            let belongs = status.members.iter().any(|member| member.node_id == status.node_id);
-            system.applied > change.position && (belongs || system.role == "leader")
-        };
-        let knowing: Vec<_> = answers.values().flatten().filter(knows).collect();
-        if knowing.is_empty() {
-            return Err(Error::Unavailable("no node answers that has heard of the change".into()));
-        }
-        let done = knowing.iter().any(|status| status.change.is_empty());
-        Ok(knowing.first().filter(|_| !done).map(|status| status.change.clone()))
+        let answers: Vec<_> = answers.values().flatten().collect();
+        left(change.position, &answers)
+            .ok_or_else(|| Error::Unavailable("no node answers that has heard of the change".into()))
     }
 
     /// Moves the leadership of one journal, or of the catalogue, to a node or to the healthiest. Answers
@@ -321,6 +313,20 @@ fn to_node(to: Option<NodeId>) -> u64 {
     to.map_or(0, |node| node.0)
 }
 
+/// What these nodes say is left of the change that was recorded there: nothing if none of them can know.
+fn left(position: u64, answers: &[&NodeStatus]) -> Option<Option<String>> {
+    let heard = |status: &NodeStatus| {
+        let system = status.group(JournalId::SYSTEM);
+        status.hears_of_changes() && system.is_some_and(|system| system.applied > position)
+    };
+    // One that was asked for before is the same; one that was asked for later begins when this one has ended.
+    let is_over = |status: &NodeStatus| status.change_position == 0 || status.change_position > position;
+    let knowing: Vec<_> = answers.iter().filter(|status| heard(status)).collect();
+    let first = knowing.first()?;
+    let over = knowing.iter().any(|status| is_over(status));
+    Some((!over).then(|| first.change.clone()))
+}
+
 fn journal_info(journal: Option<wire::JournalInfo>) -> Result<JournalInfo, Error> {
     let journal = journal.ok_or_else(|| Error::Protocol("a reply without its journal".into()))?;
     let policy = match journal.policy() {
@@ -355,5 +361,42 @@ impl From<Change> for change::Change {
                 change::Change::SetAddress(wire::SetAddress { node_id: node.0, address })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A node whose catalogue is applied below `applied`; `change` is the one it knows of.
+    fn node(member: bool, role: &str, applied: u64, change: u64) -> NodeStatus {
+        let member = wire::MemberStatus { node_id: if member { 1 } else { 2 }, ..Default::default() };
+        let system = wire::GroupStatus { role: role.into(), applied, ..Default::default() };
+        NodeStatus {
+            node_id: 1,
+            members: vec![member],
+            groups: vec![system],
+            change: if change == 0 { String::new() } else { format!("change {change}") },
+            change_position: change,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn only_nodes_that_have_heard_of_a_change_are_believed_about_its_end() {
+        let to_do = Some(Some("change 22".to_owned()));
+        let at_it = node(true, "leader", 30, 22);
+        assert_eq!(left(22, &[&at_it]), to_do);
+        for knows_nothing in [node(true, "leader", 22, 0), node(false, "follower", 40, 0)] {
+            assert_eq!(left(22, &[&knows_nothing]), None);
+            assert_eq!(left(22, &[&knows_nothing, &at_it]), to_do);
+        }
+        for has_seen_the_end in
+            [node(true, "follower", 31, 0), node(false, "leader", 31, 0), node(true, "leader", 40, 35)]
+        {
+            assert_eq!(left(22, &[&at_it, &has_seen_the_end]), Some(None));
+        }
+        // Asked for once more, it is the one that was under way.
+        assert_eq!(left(25, &[&at_it]), to_do);
     }
 }

@@ -3,6 +3,7 @@
 //! Generated types stop at the edges (`grpc/`, `transport.rs`, `raft/`); everything behind them
 //! uses the newtypes of `types.rs`.
 
+mod status;
 mod types;
 
 pub use types::{InvalidName, JournalId, JournalName, NodeId, Position};

@@ -69,8 +69,7 @@ impl Cluster {
             let mut best = None;
             for (number, node) in self.nodes().iter().enumerate().filter(|(_, node)| node.runs()) {
                 let Ok(status) = admin.status(&node.endpoint().to_string()).await else { continue };
-                let group = status.groups.iter().find(|group| id_of(group) == journal);
-                if let Some(group) = group.filter(|group| group.role == "leader") {
+                if let Some(group) = status.group(journal).filter(|group| group.leads()) {
                     best = best.max(Some((group.term, number)));
                 }
             }
@@ -102,8 +101,4 @@ impl Cluster {
     pub fn others(&self, number: usize) -> impl Iterator<Item = (usize, &Node)> {
         self.nodes().iter().enumerate().filter(move |(other, node)| *other != number && node.runs())
     }
-}
-
-fn id_of(group: &proto::journal::GroupStatus) -> JournalId {
-    JournalId(group.journal.as_ref().map_or(0, |journal| journal.id))
 }

@@ -414,7 +414,8 @@ fn check_times(disk: &SlowDisk, raft: &Raft, reload: Duration, problems: &mut Ve
         problems.push("disk-degraded < disk-slow < disk-failed is not so: order them".into());
     }
     if raft.heartbeat.is_zero() || !raft.heartbeat.as_millis().is_multiple_of(TICK.as_millis()) {
-        problems.push("heartbeat: a node looks at its clock every 200ms: write a multiple of that".into());
+        let tick = TICK.as_millis();
+        problems.push(format!("heartbeat: a node looks at its clock every {tick}ms: write a multiple of that"));
     }
     if raft.election_min < 2 * raft.heartbeat {
         problems.push("election-min: it must be at least twice heartbeat".into());

@@ -120,7 +120,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(DISK, "disk-failed", "TIME", "10s", "... makes it exit, while its peers are healthy"),
     setting(DISK, "scrub-rate", "SIZE", "1MiB", "How much of each journal's old files is checked a second; 0: nothing"),
     setting(DISK, "scrub-interval", "TIME", "24h", "From the begin of one check of all of them to the next"),
-    setting(TIMES, "heartbeat", "TIME", "200ms", "Between heartbeats of a leader"),
+    setting(TIMES, "heartbeat", "TIME", "200ms", "Between heartbeats of a leader; a multiple of 200ms"),
     setting(TIMES, "election-min", "TIME", "500ms", "The shortest silence of a leader that starts an election"),
     setting(TIMES, "election-max", "TIME", "1s", "The longest"),
     setting(TIMES, "drain-timeout", "TIME", "10s", "How long a stop may take before connections are cut"),

@@ -55,11 +55,10 @@ impl cluster_server::Cluster for ClusterService {
                 }
             })
             .collect();
-        // A node that was removed never hears how the change ended, unless it still leads.
-        let hears = catalogue.members.contains_key(&groups.shared().node())
-            || matches!(groups.system().lead(), Lead::Leading { .. });
-        let change = catalogue.change.filter(|_| hears);
-        status.change = change.map(|change| describe(&change)).unwrap_or_default();
+        if let Some(change) = catalogue.change.filter(|_| status.hears_of_changes()) {
+            status.change = describe(&change);
+            status.change_position = change.id;
+        }
         Ok(Response::new(status))
     }
 

@@ -185,20 +185,25 @@ async fn list(admin: &Admin, json: bool) -> anyhow::Result<()> {
 async fn watch(admin: &Admin, change: &Recorded, patience: Duration) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut told = String::new();
+    let mut silence = None;
     loop {
         if begun.elapsed() > patience {
-            bail!("it is still under way after {} s, and goes on: {told}", patience.as_secs());
+            match silence {
+                Some(why) => bail!("after {} s nobody can tell how far it is: {why}", patience.as_secs()),
+                None => bail!("it is still under way after {} s, and goes on: {told}", patience.as_secs()),
+            }
         }
         sleep(Duration::from_millis(200)).await;
-        match admin.left_of(change).await {
+        let left = admin.left_of(change).await;
+        silence = left.as_ref().err().map(ToString::to_string);
+        match left {
             Ok(Some(left)) if left != told => {
                 eprintln!("  {:>4} s  {left}", begun.elapsed().as_secs());
                 told = left;
             }
-            Ok(Some(_)) => {}
             Ok(None) => break,
-            // An election, perhaps: the change survives it.
-            Err(_) => {}
+            // After an error too: an election, perhaps, and the change survives it.
+            Ok(Some(_)) | Err(_) => {}
         }
     }
     eprintln!("  {:>4} s  done", begun.elapsed().as_secs());

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use journal_client::{Admin, NodeStatus};
-use proto::NodeId;
+use proto::{JournalId, NodeId};
 use serde::Serialize;
 
 /// What `status` prints and `top` draws.
@@ -139,12 +139,8 @@ impl Node {
 /// Who is believed about members: the leader of the catalogue in the newest term, or all if nobody
 /// leads it.
 fn about_members<'a>(statuses: &[&'a NodeStatus]) -> Vec<&'a NodeStatus> {
-    let term_led = |status: &NodeStatus| {
-        let is_system =
-            |group: &&proto::journal::GroupStatus| group.journal.as_ref().is_none_or(|journal| journal.id == 0);
-        let system = status.groups.iter().find(is_system);
-        system.filter(|group| group.role == "leader").map(|group| group.term)
-    };
+    let term_led =
+        |status: &NodeStatus| status.group(JournalId::SYSTEM).filter(|system| system.leads()).map(|system| system.term);
     let leader = statuses.iter().filter(|status| term_led(status).is_some()).max_by_key(|status| term_led(status));
     leader.map_or_else(|| statuses.to_vec(), |leader| vec![*leader])
 }
