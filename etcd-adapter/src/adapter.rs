@@ -226,6 +226,11 @@ async fn begin(
         }
     };
     applier.catch_up(&*journal, target.tail).await?;
+    if let Some(level) = standing.lock().stopped_by_level {
+        anyhow::bail!(
+            "the journal has an entry of level {level}, which this program does not know: upgrade this adapter"
+        );
+    }
 
     let view = applier.view.clone();
     let current = view.with_state(|state| state.member_named(&config.name).and_then(|member| member.producer));
@@ -418,7 +423,7 @@ impl Vitals for Health {
             // It is alive and on its way.
             return match check {
                 Check::Applying | Check::NoSpaceAlarm | Check::CorruptAlarm | Check::NonLearner => Ok(()),
-                Check::SerializableRead => Ok(()),
+                Check::SerializableRead | Check::Level => Ok(()),
                 _ => Err("the adapter is catching up with the journal".into()),
             };
         };
@@ -426,19 +431,22 @@ impl Vitals for Health {
         match check {
             Check::Applying => {
                 let behind = shared.reads.behind_for().is_some_and(|behind| behind > STALLED);
-                match behind && standing.since.elapsed() > STALLED {
+                // A new start would stop at the same entry.
+                match behind && standing.stopped_by_level.is_none() && standing.since.elapsed() > STALLED {
                     true => Err(format!("nothing was applied for {} s", standing.since.elapsed().as_secs())),
                     false => Ok(()),
                 }
             }
-            Check::DataCorruption => match standing.disagrees {
+            // The majority serves on, or one corrupt replica would stop all.
+            Check::DataCorruption => match standing.disagrees.filter(|_| standing.doubtful) {
                 Some(position) => Err(format!("another adapter has another state at {position}")),
                 None => match shared.view.has_alarm(AlarmKind::Corrupt) {
                     true => Err("alarm activated: CORRUPT".into()),
                     false => Ok(()),
                 },
             },
-            Check::SerializableRead => match standing.stopped_by_level {
+            Check::SerializableRead => Ok(()),
+            Check::Level => match standing.stopped_by_level {
                 Some(level) => Err(format!("an entry needs level {level}: upgrade this adapter")),
                 None => Ok(()),
             },

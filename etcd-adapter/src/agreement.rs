@@ -77,11 +77,23 @@ impl Agreement {
         if agrees {
             return Verdict::Agrees { all: self.compared.values().all(|(agrees, _)| *agrees) };
         }
-        let against = self.compared.values().filter(|(agrees, _)| !agrees).count();
-        let with_us = 1 + self.compared.len() - against;
+        let (with_us, against) = self.votes();
         let first = own.is_some_and(|own| self.compared.keys().all(|other| own < *other));
         let our_turn = first || now.saturating_duration_since(since) > TURN;
         Verdict::Disagrees { give_way: against > with_us || (against == with_us && our_turn) }
+    }
+
+    /// Whether no majority has the same state as this replica, as far as they were heard: then it may well be the
+    /// one that is wrong, and should not be asked.
+    pub fn is_doubtful(&self) -> bool {
+        let (with_us, against) = self.votes();
+        against >= with_us
+    }
+
+    /// Who has the same state as this replica, itself included, and who has another.
+    fn votes(&self) -> (usize, usize) {
+        let against = self.compared.values().filter(|(agrees, _)| !agrees).count();
+        (1 + self.compared.len() - against, against)
     }
 }
 
@@ -137,10 +149,12 @@ mod tests {
         alone.compare(Some(YOUNGEST), OLDER, beat(20, 7), now);
         let verdict = alone.compare(Some(YOUNGEST), YOUNGER, beat(20, 7), now);
         assert_eq!(verdict, Verdict::Disagrees { give_way: true });
+        assert!(alone.is_doubtful());
         let mut among_two = replica();
         among_two.compare(Some(OLDER), YOUNGER, beat(20, 200), now);
         let verdict = among_two.compare(Some(OLDER), YOUNGEST, beat(20, 7), at(90, now));
         assert_eq!(verdict, Verdict::Disagrees { give_way: false });
+        assert!(!among_two.is_doubtful());
     }
 
     #[test]
@@ -150,6 +164,7 @@ mod tests {
         assert_eq!(older.compare(Some(OWN), YOUNGER, beat(20, 7), now), Verdict::Disagrees { give_way: true });
         let mut younger = replica();
         assert_eq!(younger.compare(Some(OWN), OLDER, beat(20, 7), now), Verdict::Disagrees { give_way: false });
+        assert!(younger.is_doubtful(), "nobody can tell which of two is right");
         let still = younger.compare(Some(OWN), OLDER, beat(20, 7), at(31, now));
         assert_eq!(still, Verdict::Disagrees { give_way: true });
     }

@@ -54,6 +54,9 @@ pub enum Fatal {
     Lost(#[from] ValueLost),
     #[error(transparent)]
     Read(#[from] ReadError),
+    /// Somebody who was answering a client met it.
+    #[error("the store cannot be read: {0}")]
+    Unreadable(String),
     #[error("the journal begins at {start} now, and this adapter has applied up to {applied} only")]
     Gap { start: Position, applied: Position },
     #[error("this member was removed from the cluster")]
@@ -74,6 +77,8 @@ pub struct Standing {
     pub stopped_by_level: Option<u32>,
     /// The last position at which another live adapter's state hash was not ours.
     pub disagrees: Option<Position>,
+    /// No majority of those that were heard has our state.
+    pub doubtful: bool,
     /// Beats of others that were compared, and those that said something else.
     pub compared: u64,
     pub disagreed: u64,
@@ -128,6 +133,7 @@ impl Applier {
             since: Instant::now(),
             stopped_by_level: None,
             disagrees: None,
+            doubtful: false,
             compared: 0,
             disagreed: 0,
             terms: 0,
@@ -383,6 +389,7 @@ impl Applier {
         let verdict = self.agreement.compare(self.own, whose, beat, Instant::now());
         let mut standing = self.standing.lock();
         standing.compared += u64::from(verdict != Verdict::Unknown);
+        standing.doubtful = self.agreement.is_doubtful();
         match verdict {
             Verdict::Unknown => Ok(()),
             Verdict::Agrees { all } => {
@@ -471,6 +478,9 @@ impl Applier {
     fn chores(&mut self) -> Result<(), Fatal> {
         if let Some(error) = self.failure.lock().take() {
             return Err(error.into());
+        }
+        if let Some(why) = self.view.broken() {
+            return Err(Fatal::Unreadable(why));
         }
         let due = self.store.unflushed_bytes() > FLUSH_BYTES || self.last_flush.elapsed() > FLUSH_EVERY;
         if due && !self.flushing.swap(true, Ordering::AcqRel) {

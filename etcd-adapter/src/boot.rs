@@ -78,7 +78,11 @@ pub async fn open_journal(
             }
             Err(error) => {
                 if !std::mem::replace(&mut told, true) {
-                    let plain = if source.tls.is_none() { "; it is asked without TLS (--journal-ca-file)" } else { "" };
+                    let unreached = matches!(error, journal_client::Error::Unavailable(_));
+                    let plain = match unreached && source.tls.is_none() {
+                        true => "; it is asked without TLS (--journal-ca-file)",
+                        false => "",
+                    };
                     tracing::warn!("waiting for the journal: {error}{plain}");
                 }
                 tokio::time::sleep(RETRY).await;

@@ -91,6 +91,8 @@ struct Inner {
     logical_bytes: AtomicU64,
     /// How many keys remain from a key on, at a revision: what the next page will need to know.
     pages: Mutex<Pages>,
+    /// Why the store could not be read, once it could not.
+    broken: Mutex<Option<String>>,
 }
 
 type PageKey = (Revision, Bytes, Bytes);
@@ -112,6 +114,7 @@ impl View {
             compact_revision: AtomicI64::new(published.compact_revision),
             logical_bytes: AtomicU64::new(published.logical_bytes),
             pages: Mutex::new(Pages::default()),
+            broken: Mutex::default(),
         }))
     }
 
@@ -157,6 +160,20 @@ impl View {
         &self.0.store
     }
 
+    /// Why the store could not be read, if that ever was so. Whoever applies looks here, and ends the process: an
+    /// error of the store is nobody's answer.
+    pub fn broken(&self) -> Option<String> {
+        self.0.broken.lock().clone()
+    }
+
+    /// Remembers that the store could not be read.
+    pub fn noted<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        if let Err(error @ (ReadError::Store(_) | ReadError::Lost(_))) = &read {
+            self.0.broken.lock().get_or_insert_with(|| error.to_string());
+        }
+        read
+    }
+
     /// Answers a range request.
     pub fn range(&self, request: &Range) -> Result<Page, ReadError> {
         loop {
@@ -166,7 +183,7 @@ impl View {
                 // What was current is history by now, and even compacted: what is current now will do.
                 Err(ReadError::Refused(Refusal::Compacted)) if request.revision <= 0 && published < self.revision() => {
                 }
-                answer => return answer,
+                answer => return self.noted(answer),
             }
         }
     }
@@ -187,32 +204,39 @@ impl View {
     /// What a range read inside a Txn found, at the place where it stood.
     pub fn range_in_txn(&self, request: Range, bound: At) -> Result<Page, ReadError> {
         let keys_only = request.keys_only;
-        let selection = self.select(request, bound)?;
-        let kvs = self.fetch(&selection.found, keys_only)?;
+        let selection = self.noted(self.select(request, bound))?;
+        let kvs = self.noted(self.fetch(&selection.found, keys_only))?;
         Ok(Page { revision: bound.main, kvs, more: selection.more, count: selection.count })
     }
 
     /// What a Txn that writes nothing answers now, and at which revision.
     pub fn txn(&self, txn: &Txn) -> Result<(Revision, TxnAnswer), ReadError> {
         let state = self.0.state.read();
-        let answer = crate::mvcc::read_txn(&state, txn, &self.0.store)??;
+        let answer = self.noted(crate::mvcc::read_txn(&state, txn, &self.0.store).map_err(ReadError::from))??;
         Ok((state.revision(), answer))
     }
 
     /// The version at a place that an answer names.
     pub fn row(&self, at: At) -> Result<mvccpb::KeyValue, ReadError> {
-        let rows = self.0.store.rows(&[at])?;
-        Ok(rows.first().map(key_value).unwrap_or_default())
+        Ok(self.stored(&[at])?.first().map(key_value).unwrap_or_default())
     }
 
     pub fn rows(&self, places: &[At]) -> Result<Vec<mvccpb::KeyValue>, ReadError> {
-        Ok(self.0.store.rows(places)?.iter().map(key_value).collect())
+        Ok(self.stored(places)?.iter().map(key_value).collect())
+    }
+
+    fn stored(&self, places: &[At]) -> Result<Vec<Row>, ReadError> {
+        self.noted(self.0.store.rows(places).map_err(ReadError::from))
+    }
+
+    fn scanned(&self, from: At, to: At) -> Result<Vec<Row>, ReadError> {
+        self.noted(self.0.store.scan(from, to, HISTORY_ROWS, HISTORY_BYTES).map_err(ReadError::from))
     }
 
     /// The rows of whole revisions from `from` on, up to `upto`: a piece of them.
     pub fn history(&self, from: Revision, upto: Revision) -> Result<History, ReadError> {
         let end = At::start_of(upto + 1);
-        let mut rows = self.0.store.scan(At::start_of(from), end, HISTORY_ROWS, HISTORY_BYTES)?;
+        let mut rows = self.scanned(At::start_of(from), end)?;
         let Some(last) = rows.last().map(|row| row.at.main) else {
             return Ok(History { rows, next: upto + 1 });
         };
@@ -245,7 +269,7 @@ impl View {
         });
         match at {
             None => Ok(None),
-            Some(at) => Ok(self.0.store.rows(&[at])?.pop()),
+            Some(at) => Ok(self.stored(&[at])?.pop()),
         }
     }
 
@@ -253,7 +277,7 @@ impl View {
     fn complete(&self, rows: &mut Vec<Row>, revision: Revision) -> Result<(), ReadError> {
         while let Some(last) = rows.last().map(|row| row.at) {
             let from = At { main: last.main, sub: last.sub + 1 };
-            let more = self.0.store.scan(from, At::start_of(revision + 1), HISTORY_ROWS, HISTORY_BYTES)?;
+            let more = self.scanned(from, At::start_of(revision + 1))?;
             if more.is_empty() {
                 break;
             }
@@ -292,20 +316,21 @@ impl View {
         }
         let mut kvs = Vec::with_capacity(found.len());
         for part in found.chunks(FETCH_ROWS) {
-            let places: Vec<At> = part.iter().map(|found| found.version.at).collect();
-            self.fetch_part(&places, &mut kvs)?;
+            self.fetch_part(part, &mut kvs)?;
         }
         Ok(kvs)
     }
 
     /// Keys and values of a part lie in one buffer: a page has thousands, and each of its own would cost more
     /// than what is in it.
-    fn fetch_part(&self, places: &[At], kvs: &mut Vec<mvccpb::KeyValue>) -> Result<(), ReadError> {
+    fn fetch_part(&self, part: &[Found], kvs: &mut Vec<mvccpb::KeyValue>) -> Result<(), ReadError> {
+        let places: Vec<At> = part.iter().map(|found| found.version.at).collect();
         let before = kvs.len();
         kvs.extend(places.iter().map(|at| mvccpb::KeyValue { mod_revision: at.main, ..Default::default() }));
-        let mut buffer = Vec::new();
+        let bytes = part.iter().map(|found| found.key.len() + found.version.size as usize).sum();
+        let mut buffer = Vec::with_capacity(bytes);
         let mut spans = vec![(0, 0, 0); places.len()];
-        self.0.store.visit(places, &mut |i, row| {
+        self.0.store.visit(&places, &mut |i, row| {
             let start = buffer.len();
             buffer.extend_from_slice(row.key);
             let key_end = buffer.len();

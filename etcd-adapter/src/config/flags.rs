@@ -73,7 +73,6 @@ pub const FLAGS: &[Flag] = &[
         "What MemberList says of this adapter",
     ),
     flag(CLIENTS, "max-concurrent-streams", "N", "4294967295", "Of one connection"),
-    flag(CLIENTS, "grpc-keepalive-min-time", "TIME", "5s", "Clients that ping more often are sent away"),
     flag(CLIENTS, "grpc-keepalive-interval", "TIME", "2h", "Between pings of a silent client"),
     flag(CLIENTS, "grpc-keepalive-timeout", "TIME", "20s", "A client that answers no ping for so long is gone"),
     flag(
@@ -125,7 +124,6 @@ const IGNORED: &[&str] = &[
     "bcrypt-cost",
     "bootstrap-defrag-threshold-megabytes",
     "cipher-suites",
-    "client-cert-allowed-hostname",
     "compact-hash-check-time",
     "compaction-batch-limit",
     "compaction-sleep-interval",
@@ -141,6 +139,7 @@ const IGNORED: &[&str] = &[
     "experimental-compact-hash-check-enabled",
     "experimental-initial-corrupt-check",
     "experimental-watch-progress-notify-interval",
+    "grpc-keepalive-min-time",
     "heartbeat-interval",
     "host-whitelist",
     "initial-cluster",
@@ -206,6 +205,7 @@ const YES_OR_NO: &[&str] = &[
 /// What must not be pretended, and what to do instead.
 const REFUSED: &[(&str, bool, &str)] = &[
     ("auto-tls", true, "make a certificate and name it with --cert-file and --key-file"),
+    ("client-cert-allowed-hostname", false, "who has a certificate of --trusted-ca-file is let in, whatever its names"),
     ("client-crl-file", false, "certificates cannot be revoked by a list here yet"),
     ("discovery", false, "name the journal's nodes with --journal-endpoints"),
     ("discovery-srv", false, "name the journal's nodes with --journal-endpoints"),

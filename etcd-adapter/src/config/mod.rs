@@ -89,7 +89,6 @@ pub struct ServerTls {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Transport {
     pub concurrent_streams: u32,
-    pub keepalive_min: Duration,
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
 }
@@ -181,7 +180,6 @@ fn build(mut given: Given) -> Result<Config, LoadError> {
     let limits = build_limits(g);
     let transport = Transport {
         concurrent_streams: g.get("max-concurrent-streams", values::number).unwrap_or(u32::MAX),
-        keepalive_min: g.get("grpc-keepalive-min-time", values::duration).unwrap_or_default(),
         keepalive_interval: g.get("grpc-keepalive-interval", values::duration).unwrap_or_default(),
         keepalive_timeout: g.get("grpc-keepalive-timeout", values::duration).unwrap_or_default(),
     };

@@ -26,13 +26,10 @@ impl From<ReadError> for Status {
     fn from(error: ReadError) -> Status {
         match error {
             ReadError::Refused(refusal) => super::status_of_refusal(refusal),
-            ReadError::Store(error) => {
+            // Not an answer: what was asked may have been done, and this process is about to end.
+            error @ (ReadError::Store(_) | ReadError::Lost(_)) => {
                 tracing::error!("the store cannot be read: {error}");
-                status::internal("the store cannot be read")
-            }
-            ReadError::Lost(error) => {
-                tracing::error!("the store lost something: {error}");
-                status::internal("the store cannot be read")
+                Status::unavailable("the store cannot be read: this adapter ends")
             }
         }
     }

@@ -48,8 +48,9 @@ impl MaintenanceService {
             let mut hash = HashKv::new(revision, compacted);
             let mut from = At::default();
             loop {
-                let rows =
-                    view.store().scan(from, At::end_of(revision), HASH_ROWS, HASH_BYTES).map_err(ReadError::from)?;
+                let rows = view.noted(
+                    view.store().scan(from, At::end_of(revision), HASH_ROWS, HASH_BYTES).map_err(ReadError::from),
+                )?;
                 let Some(last) = rows.last().map(|row| row.at) else { break };
                 view.with_state(|state| rows.iter().for_each(|row| hash.row(state.index(), row)));
                 from = At { main: last.main, sub: last.sub + 1 };

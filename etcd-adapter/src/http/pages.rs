@@ -30,10 +30,12 @@ pub trait Vitals: Send + Sync + 'static {
 pub enum Check {
     /// Entries that are there are applied.
     Applying,
-    /// No CORRUPT alarm, and no replica that disagrees with this one.
+    /// No CORRUPT alarm, and a majority that agrees with this replica about the state.
     DataCorruption,
     /// The store answers.
     SerializableRead,
+    /// No entry was met that only a newer program understands.
+    Level,
     /// The journal answers, and the store has followed it.
     LinearizableRead,
     NonLearner,
@@ -49,6 +51,7 @@ impl Check {
             Check::Applying => "applying",
             Check::DataCorruption => "data_corruption",
             Check::SerializableRead => "serializable_read",
+            Check::Level => "level",
             Check::LinearizableRead => "linearizable_read",
             Check::NonLearner => "non_learner",
             Check::Leader => "leader",
@@ -59,8 +62,14 @@ impl Check {
 }
 
 const LIVE: &[Check] = &[Check::SerializableRead, Check::Applying];
-const READY: &[Check] =
-    &[Check::DataCorruption, Check::SerializableRead, Check::LinearizableRead, Check::NonLearner, Check::Applying];
+const READY: &[Check] = &[
+    Check::DataCorruption,
+    Check::SerializableRead,
+    Check::LinearizableRead,
+    Check::NonLearner,
+    Check::Applying,
+    Check::Level,
+];
 
 /// All pages. Cheap to clone.
 #[derive(Clone)]

@@ -20,7 +20,7 @@ pub use outbox::Seen;
 use outbox::{Asked, Asker, Outbox, Turn};
 pub use task::{Myself, Proposals};
 
-use crate::command::Command;
+use crate::command::{Command, quota_cost};
 use crate::mvcc::Reply;
 
 /// Bytes of commands that may wait or be under way together.
@@ -206,26 +206,10 @@ fn is_final(turn: Turn) -> bool {
     matches!(turn, Turn::Replaced | Turn::Contradiction { .. })
 }
 
-/// What frees space, and what a cluster cannot do without, is admitted when space is short.
+/// What frees space, and what a cluster cannot do without, is admitted when space is short: all that costs nothing
+/// of the quota. A Txn that only deletes is of these; so an API server deletes.
 fn is_urgent(command: &Command) -> bool {
-    match command {
-        Command::Put(_) | Command::Txn(_) | Command::LeaseGrant { .. } => false,
-        Command::DeleteRange(_)
-        | Command::Compact { .. }
-        | Command::LeaseRevoke { .. }
-        | Command::KeepAlive { .. }
-        | Command::Expire { .. }
-        | Command::Alarm { .. }
-        | Command::MemberAdd { .. }
-        | Command::MemberPromote { .. }
-        | Command::MemberRemove { .. }
-        | Command::MemberUpdate { .. }
-        | Command::MoveLeader { .. }
-        | Command::Hello(_)
-        | Command::Gone { .. }
-        | Command::RaiseLevel { .. }
-        | Command::Downgrade { .. } => true,
-    }
+    quota_cost(command) == 0
 }
 
 /// About as many bytes as it takes in an entry.

@@ -43,7 +43,8 @@ impl Drops for parking_lot::RwLock<State> {
 /// One engine. All methods may be called from any thread; writes come from one at a time.
 pub(super) trait Engine: Send + Sync {
     fn write(&self, rows: Vec<Row>, records: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), StoreError>;
-    /// Shows the row at each of these places, by the number of the place, in any order.
+    /// Shows the row at each of these places, by the number of the place, in any order. All must be there; some
+    /// may have been shown before an error.
     fn visit(&self, places: &[At], see: &mut dyn FnMut(usize, RowRef<'_>)) -> Result<(), StoreError>;
     fn scan(&self, from: At, to: At, rows_max: usize, bytes_max: usize) -> Result<Vec<Row>, StoreError>;
     fn records(&self) -> Result<Vec<(Vec<u8>, Bytes)>, StoreError>;

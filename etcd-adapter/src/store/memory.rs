@@ -57,6 +57,11 @@ impl Memory {
         Memory { content: RwLock::new(content) }
     }
 
+    /// Loses a row, as no engine should.
+    pub fn lose(&self, at: At) {
+        self.content.write().log.remove(&at);
+    }
+
     /// How many rows there are, known to the index or not.
     pub fn len(&self) -> usize {
         self.content.read().log.len()

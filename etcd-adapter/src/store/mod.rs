@@ -158,7 +158,7 @@ impl Store {
     pub fn rows(&self, places: &[At]) -> Result<Vec<Row>, StoreError> {
         let mut rows = vec![None; places.len()];
         self.visit(places, &mut |i, row| rows[i] = Some(row.to_row(places[i])))?;
-        rows.into_iter().zip(places).map(|(row, at)| row.ok_or(StoreError::Missing(*at))).collect()
+        Ok(rows.into_iter().flatten().collect())
     }
 
     /// Shows the rows at these places where they lie, each with the number of its place, in any order. All
@@ -239,10 +239,10 @@ fn one(store: &Store, at: At) -> Result<Bytes, ValueLost> {
 
 impl Values for Store {
     fn values(&self, places: &[At]) -> Result<Vec<Bytes>, ValueLost> {
-        let rows = self
-            .rows(places)
+        let mut values = vec![Bytes::new(); places.len()];
+        self.visit(places, &mut |i, row| values[i] = Bytes::copy_from_slice(row.value))
             .map_err(|error| ValueLost { at: places.first().copied().unwrap_or_default(), why: error.to_string() })?;
-        Ok(rows.into_iter().map(|row| row.value).collect())
+        Ok(values)
     }
 }
 

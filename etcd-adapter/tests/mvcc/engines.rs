@@ -6,6 +6,7 @@ use std::path::Path;
 use etcd_adapter::command::{Command, EntryBody};
 use etcd_adapter::mvcc::{At, Revision, Row};
 use etcd_adapter::store::{Batch, RocksOptions, Store, StoreError};
+use etcd_adapter::view::{ReadError, View};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proto::Position;
@@ -117,9 +118,44 @@ fn a_row_that_is_not_there_is_missed_however_it_is_looked_for() {
         }
         let found = replica.store.rows(&[at(300), at(2), at(150)]).unwrap();
         assert_eq!(found.iter().map(|row| &row.value[..]).collect::<Vec<_>>(), [b"298", &b"0"[..], b"148"]);
+        // One revision may have more rows than anybody would pass over.
+        let wide = (0..300).map(|n| {
+            etcd_adapter::command::Op::Put(etcd_adapter::command::Put {
+                key: format!("wide{n}").into(),
+                ..Default::default()
+            })
+        });
+        let txn = etcd_adapter::command::Txn { success: wide.collect(), ..Default::default() };
+        let later = [vec![Command::Txn(txn)], put(9)];
+        for (position, body) in entries((0..300).map(put).chain(later)).split_off(301) {
+            replica.apply(position, &body);
+        }
+        replica.write();
+        let rows = replica.store.rows(&[at(303), at(302), at(301)]).unwrap();
+        assert_eq!(rows.iter().map(|row| row.at).collect::<Vec<_>>(), [at(303), at(302), at(301)]);
+        assert_eq!(rows[0].key[..], *b"k9");
         let close = replica.store.rows(&[at(151), at(149), at(150)]).unwrap();
         assert_eq!(close.iter().map(|row| &row.value[..]).collect::<Vec<_>>(), [b"149", b"147", b"148"]);
     }
+}
+
+#[test]
+fn a_row_that_was_lost_is_nobodys_answer_and_whoever_applies_hears_of_it() {
+    let (mut replica, memory) = Replica::memory();
+    let put =
+        |n: u64| vec![Command::Put(etcd_adapter::command::Put { key: format!("k{n}").into(), ..Default::default() })];
+    for (position, body) in entries((0..3).map(put)) {
+        replica.apply(position, &body);
+    }
+    replica.write();
+    let view = View::new(replica.state.clone(), replica.store.clone());
+    let all = etcd_adapter::command::Range { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    assert_eq!(view.range(&all).unwrap().kvs.len(), 3);
+    assert_eq!(view.broken(), None);
+    memory.lose(At { main: 3, sub: 0 });
+    let read = view.range(&all);
+    assert!(matches!(read, Err(ReadError::Store(StoreError::Missing(_)))), "{read:?}");
+    assert_eq!(view.broken().unwrap(), "the row 3.0 is missing");
 }
 
 #[test]

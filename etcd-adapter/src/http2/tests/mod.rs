@@ -20,7 +20,6 @@ const PIPE_BYTES: usize = 64 << 10;
 fn transport(concurrent_streams: u32) -> Transport {
     Transport {
         concurrent_streams,
-        keepalive_min: Duration::ZERO,
         keepalive_interval: Duration::from_secs(10),
         keepalive_timeout: Duration::from_secs(5),
     }
