@@ -39,6 +39,19 @@ pub struct Adapter {
 }
 
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Where adapters' stores belong: they need not survive the machine, and are never synced.
+const MEMORY_DIR: &str = "/dev/shm";
+/// A container's is often of 64 MiB, which holds none.
+const MEMORY_MIN: u64 = 1 << 30;
+
+/// A place in memory for adapters' stores, which goes when it is dropped; none where there is no room for them.
+pub fn place_in_memory() -> Option<tempfile::TempDir> {
+    let room = etcd_adapter::room::measure(MEMORY_DIR.as_ref()).ok()?;
+    if room.free < MEMORY_MIN {
+        return None;
+    }
+    tempfile::Builder::new().prefix("etcd-adapter-").tempdir_in(MEMORY_DIR).ok()
+}
 
 impl Adapter {
     /// Gives it its place and does not start it.

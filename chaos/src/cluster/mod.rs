@@ -24,7 +24,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use tokio::time::{Instant, sleep};
 
-pub use adapter::{Adapter, AdapterOptions};
+pub use adapter::{Adapter, AdapterOptions, place_in_memory};
 pub use http::{Page, get};
 use memory::Memory;
 pub use node::Node;

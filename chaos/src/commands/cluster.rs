@@ -4,12 +4,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::ensure;
-use chaos::cluster::{Adapter, AdapterOptions, Cluster, Options, is_free};
+use chaos::cluster::{Adapter, AdapterOptions, Cluster, Options, is_free, place_in_memory};
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Where adapters' stores belong: they need not survive the machine, and are never synced.
-const MEMORY_DIR: &str = "/dev/shm";
 /// How long an adapter may take to stop.
 const GRACE: Duration = Duration::from_secs(15);
 /// The server's own default port.
@@ -30,7 +28,7 @@ pub struct Args {
     /// Where the first adapter serves etcd's clients; adapter i serves on P + 10 i
     #[arg(long, value_name = "P", default_value_t = 2379)]
     client_port: u16,
-    /// Where journals and logs live; adapters have their stores in /dev/shm, where there is one
+    /// Where journals and logs live; adapters have their stores in /dev/shm, where that has room
     #[arg(long, default_value = "data")]
     dir: PathBuf,
     /// The first port; node i serves on P + 10 i [default: what DIR remembers, else 7400 or free ones]
@@ -86,7 +84,7 @@ async fn keep(args: Args) -> anyhow::Result<()> {
         _ = terminate.recv() => return Ok(()),
         started = Cluster::start_telling(options, |line| eprintln!("    {line}")) => started?,
     };
-    let memory = tempfile::Builder::new().prefix("etcd-adapter-").tempdir_in(MEMORY_DIR).ok();
+    let memory = (args.adapters > 0).then(place_in_memory).flatten();
     let memory = memory.as_ref().map(tempfile::TempDir::path);
     let adapters = tokio::select! {
         biased;
@@ -202,6 +200,7 @@ fn print_json(cluster: &Cluster, adapters: &[Adapter]) {
                 "endpoint": adapter.endpoint().to_string(),
                 "metrics": adapter.metrics_endpoint().to_string(),
                 "pid": adapter.pid(),
+                "dir": adapter.dir(),
                 "log": adapter.log(),
             })
         })

@@ -7,12 +7,10 @@ use anyhow::{Context, ensure};
 use tempfile::TempDir;
 
 use super::super::Plan;
-use crate::cluster::{Adapter, AdapterOptions, Cluster, Options};
+use crate::cluster::{Adapter, AdapterOptions, Cluster, Options, place_in_memory};
 use crate::etcd::Etcd;
 use crate::load::{self, Outcome, Profile};
 
-/// Where an adapter's store belongs.
-const MEMORY_DIR: &str = "/dev/shm";
 const PATIENCE: Duration = Duration::from_secs(60);
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -25,7 +23,7 @@ pub enum Scene {
 impl Scene {
     pub async fn adapters(plan: &Plan, count: usize) -> anyhow::Result<Scene> {
         let disk = plan.fresh("adapters")?;
-        let memory = tempfile::Builder::new().prefix("figures-adapters-").tempdir_in(MEMORY_DIR)?;
+        let memory = place_in_memory().context("adapters need room in memory")?;
         let cluster = Cluster::start(Options { dir: Some(disk.path().to_owned()), ..Options::default() }).await?;
         let mut adapters = Vec::new();
         for number in 0..count {
