@@ -445,7 +445,7 @@ impl Vitals for Health {
                     false => Ok(()),
                 },
             },
-            Check::SerializableRead => Ok(()),
+            Check::SerializableRead => shared.view.broken().map_or(Ok(()), Err),
             Check::Level => match standing.stopped_by_level {
                 Some(level) => Err(format!("an entry needs level {level}: upgrade this adapter")),
                 None => Ok(()),

@@ -54,9 +54,9 @@ pub enum Fatal {
     Lost(#[from] ValueLost),
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// Somebody who was answering a client met it.
-    #[error("the store cannot be read: {0}")]
-    Unreadable(String),
+    /// Somebody else met it: who answers a client, flushes or sweeps.
+    #[error("the store failed: {0}")]
+    Broken(String),
     #[error("the journal begins at {start} now, and this adapter has applied up to {applied} only")]
     Gap { start: Position, applied: Position },
     #[error("this member was removed from the cluster")]
@@ -115,8 +115,6 @@ pub struct Applier {
     agreement: Agreement,
     last_flush: Instant,
     flushing: Arc<AtomicBool>,
-    /// What went wrong beside apply: it ends the process as if it had been here.
-    failure: Arc<Mutex<Option<StoreError>>>,
     /// Compactions whose past is not forgotten yet.
     compactions: VecDeque<(Instant, i64)>,
 }
@@ -152,7 +150,6 @@ impl Applier {
             agreement: Agreement::new(applied, hash),
             last_flush: Instant::now(),
             flushing: Arc::default(),
-            failure: Arc::default(),
             compactions: VecDeque::from_iter((compacted > 0).then(|| (Instant::now(), compacted))),
         }
     }
@@ -476,28 +473,22 @@ impl Applier {
 
     /// Flushes, forgets and sweeps, a little at a time.
     fn chores(&mut self) -> Result<(), Fatal> {
-        if let Some(error) = self.failure.lock().take() {
-            return Err(error.into());
-        }
         if let Some(why) = self.view.broken() {
-            return Err(Fatal::Unreadable(why));
+            return Err(Fatal::Broken(why));
         }
         let due = self.store.unflushed_bytes() > FLUSH_BYTES || self.last_flush.elapsed() > FLUSH_EVERY;
         if due && !self.flushing.swap(true, Ordering::AcqRel) {
             self.last_flush = Instant::now();
             let (store, standing) = (self.store.clone(), self.standing.clone());
-            let (flushing, failure) = (self.flushing.clone(), self.failure.clone());
+            let (flushing, view) = (self.flushing.clone(), self.view.clone());
             let meters = self.meters.clone();
             // A flush takes its time, and apply does not wait for it.
             self.drive.begin(move || {
                 let began = Instant::now();
                 let flushed = store.flush().and_then(|()| store.flushed());
                 meters.flush.observe(began.elapsed());
-                match flushed {
-                    Ok(flushed) => {
-                        standing.lock().flushed = flushed.map_or(Position::NONE.next(), |flushed| flushed.applied);
-                    }
-                    Err(error) => *failure.lock() = Some(error),
+                if let Ok(flushed) = view.noted(flushed.map_err(ReadError::from)) {
+                    standing.lock().flushed = flushed.map_or(Position::NONE.next(), |flushed| flushed.applied);
                 }
                 flushing.store(false, Ordering::Release);
             });
@@ -515,8 +506,7 @@ impl Applier {
         self.meters.forgotten.add(forgotten as u64);
         if forgotten < FORGET_STEPS {
             self.compactions.pop_front();
-            let (flushing, failure) = (self.flushing.clone(), self.failure.clone());
-            let sweep = sweep(self.store.clone(), floor, flushing, failure, self.drive);
+            let sweep = sweep(self.view.clone(), floor, self.flushing.clone(), self.drive);
             tokio::spawn(sweep);
         }
         Ok(())
@@ -525,25 +515,19 @@ impl Applier {
 
 /// Drops what was forgotten, piece by piece. It rests as long as it works, and lets a flush go first:
 /// writes may have to wait for that.
-async fn sweep(
-    store: Store,
-    floor: i64,
-    flushing: Arc<AtomicBool>,
-    failure: Arc<Mutex<Option<StoreError>>>,
-    drive: Drive,
-) {
+async fn sweep(view: View, floor: i64, flushing: Arc<AtomicBool>, drive: Drive) {
     loop {
         while flushing.load(Ordering::Acquire) {
             sleep(FORGET_EVERY).await;
         }
         let began = Instant::now();
-        let piece = store.clone();
+        let piece = view.store().clone();
         match drive.run(move || piece.sweep(floor)).await {
             // A rest of no time would be none.
             Some(Ok(true)) => sleep(began.elapsed().clamp(REST_MIN, REST_MAX)).await,
             Some(Ok(false)) => return,
             Some(Err(error)) => {
-                *failure.lock() = Some(error);
+                let _ = view.noted::<()>(Err(error.into()));
                 return;
             }
             // The next compaction begins a sweep again.

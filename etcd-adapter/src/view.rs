@@ -91,7 +91,7 @@ struct Inner {
     logical_bytes: AtomicU64,
     /// How many keys remain from a key on, at a revision: what the next page will need to know.
     pages: Mutex<Pages>,
-    /// Why the store could not be read, once it could not.
+    /// How the store failed, once it did.
     broken: Mutex<Option<String>>,
 }
 
@@ -160,13 +160,13 @@ impl View {
         &self.0.store
     }
 
-    /// Why the store could not be read, if that ever was so. Whoever applies looks here, and ends the process: an
-    /// error of the store is nobody's answer.
+    /// How the store failed, if it ever did. Whoever applies looks here, and ends the process: an error of the
+    /// store is nobody's answer.
     pub fn broken(&self) -> Option<String> {
         self.0.broken.lock().clone()
     }
 
-    /// Remembers that the store could not be read.
+    /// Remembers that the store failed.
     pub fn noted<T>(&self, read: Result<T, ReadError>) -> Result<T, ReadError> {
         if let Err(error @ (ReadError::Store(_) | ReadError::Lost(_))) = &read {
             self.0.broken.lock().get_or_insert_with(|| error.to_string());
