@@ -9,6 +9,7 @@
 pub mod clock;
 mod etcd;
 mod faults;
+mod flip;
 mod node;
 mod operator;
 mod pipe;

@@ -18,6 +18,7 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, RngCore, SeedableRng};
 use tokio::time::sleep;
 
+use super::flip;
 use super::plant::{self, Plant};
 use super::trace::Trace;
 use super::wire::{Death, Host, Wire};
@@ -320,35 +321,19 @@ impl SimNode {
 
     /// Flips a bit of what lies on the disk for some group. Only while nothing runs there.
     pub fn flip(&self) {
-        let (disk, mut rng) = {
-            let mut state = self.state.lock();
-            (self.disk(), StdRng::seed_from_u64(state.rng.next_u64()))
-        };
-        let mut files = Vec::new();
-        for group in disk.files(Path::new(DATA_DIR).join("groups").as_path()) {
-            files.extend(disk.files(&group));
+        let mut rng = StdRng::seed_from_u64(self.state.lock().rng.next_u64());
+        if let Some((path, at)) = flip::anywhere(&self.disk(), Path::new(DATA_DIR), &mut rng) {
+            self.trace.event(format_args!("{}: a bit flips at {at} of {}", self.name, path.display()));
         }
-        let contents = files.into_iter().filter_map(|path| {
-            let bytes = disk.durable_bytes(&path)?;
-            // Nobody reads what is behind the last frame.
-            let len = bytes.iter().rposition(|byte| *byte != 0)? as u64 + 1;
-            Some((path, len))
-        });
-        let contents: Vec<_> = contents.collect();
-        let total: u64 = contents.iter().map(|(_, len)| len).sum();
-        if total == 0 {
-            return;
-        }
-        let mut at = rng.random_range(0..total);
-        for (path, len) in contents {
-            if at < len {
-                let mask = 1 << rng.random_range(0..8);
-                disk.flip(&path, at, mask);
-                self.trace.event(format_args!("{}: a bit flips at {at} of {}", self.name, path.display()));
-                return;
-            }
-            at -= len;
-        }
+    }
+
+    /// Flips a bit of the last thing that was written for a group. Only while nothing runs there.
+    /// Whether anything proves that it was synced.
+    pub fn flip_last(&self, group: u64) -> anyhow::Result<bool> {
+        let mut rng = StdRng::seed_from_u64(self.state.lock().rng.next_u64());
+        let proven = flip::last(&self.disk(), Path::new(DATA_DIR), group, &mut rng)?;
+        self.trace.event(format_args!("{}: a bit of the end of group {group} flips, proven: {proven}", self.name));
+        Ok(proven)
     }
 
     /// The machine has power again, though nobody runs there yet.

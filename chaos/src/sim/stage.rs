@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use journal_client::{Entry, Journal, RemoteJournal, TailFrom};
-use journal_server::segment::Kind;
+use journal_server::segment::{Error as LogError, Kind};
 use proto::Position;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
@@ -234,12 +234,16 @@ async fn compare(
             }
             sleep(Duration::from_millis(50)).await;
         };
-        start = start.max(group.mark().start);
         let log = group.replica().log();
         let mut at = log.first_position();
         while at < tail {
             let entries = match log.read_blocking(at, tail, 1 << 20) {
                 Ok(entries) => entries,
+                // A trim that was asked for earlier is carried out on this node only now.
+                Err(LogError::Purged { first }) if first > at => {
+                    at = first;
+                    continue;
+                }
                 Err(error) => {
                     ensure!(Instant::now() < deadline, "{} at {at}: {error}", node.name);
                     // Damage in the middle is found by who reads, and peers fill it beneath a reader.
@@ -260,6 +264,7 @@ async fn compare(
                 }
             }
         }
+        start = start.max(group.mark().start);
     }
     // What was trimmed is known from what readers were shown; what is there must be what they were.
     let mut entries: BTreeMap<Position, Bytes> = world.witness.entries().into_iter().collect();

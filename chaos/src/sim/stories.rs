@@ -42,6 +42,8 @@ pub enum Story {
     /// A follower is away while the journal is trimmed beyond its end; what comes back gets a
     /// snapshot, on a slow disk and over connections that break.
     BehindATrim,
+    /// A process is killed right after it acknowledged an entry, and its disk forgets a bit of the end.
+    LastFlip,
     Adapters(Tale),
 }
 
@@ -50,7 +52,7 @@ const fn ms(ms: u64) -> Duration {
 }
 
 impl Story {
-    pub const ALL: [(&'static str, Story); 12] = [
+    pub const ALL: [(&'static str, Story); 13] = [
         ("commit-hint", Story::CommitHint),
         ("wiped-voter", Story::WipedVoter),
         ("page-cache", Story::PageCache),
@@ -58,6 +60,7 @@ impl Story {
         ("leader-sync-fails", Story::LeaderSyncFails),
         ("old-backup", Story::OldBackup),
         ("behind-a-trim", Story::BehindATrim),
+        ("last-flip", Story::LastFlip),
         ("ride-on-resent", Story::Adapters(Tale::RideOnResent)),
         ("late-stream", Story::Adapters(Tale::LateStream)),
         ("compaction-under-page", Story::Adapters(Tale::CompactionUnderPage)),
@@ -100,6 +103,7 @@ impl Story {
             Story::LeaderSyncFails => leader_sync_fails(stage, rng).await,
             Story::OldBackup => old_backup(stage, rng).await,
             Story::BehindATrim => behind_a_trim(stage, rng).await,
+            Story::LastFlip => last_flip(stage, rng).await,
             Story::Adapters(tale) => anyhow::bail!("{tale:?} needs adapters"),
         }
     }
@@ -278,6 +282,34 @@ async fn behind_a_trim(stage: &mut Stage, rng: &mut StdRng) -> anyhow::Result<()
         stage.world.wire.reset(leader, a);
     }
     node.set_speed(stage.world.profile.disk);
+    stage.recovers().await
+}
+
+async fn last_flip(stage: &mut Stage, rng: &mut StdRng) -> anyhow::Result<()> {
+    let [_, a, _] = cast(stage)?;
+    for _ in 0..rng.random_range(1..5) {
+        ensure!(matches!(stage.append().await, Outcome::Committed(_)), "a healthy cluster does not take an entry");
+    }
+    let entry = stage.last_own();
+    eventually("the follower has the entry", || holds(stage, a, &entry)).await?;
+    sleep(ms(rng.random_range(0..30))).await;
+    let node = stage.world.node(a).clone();
+    node.want(false);
+    node.end(End::Kill, "a fault");
+    eventually("it is gone", || node.server().is_none()).await?;
+    let proven = node.flip_last(stage.journals[0].id().0)?;
+    node.want(true);
+    for _ in 0..rng.random_range(0..5) {
+        ensure!(matches!(stage.append().await, Outcome::Committed(_)), "the others do not work without it");
+    }
+    // What was cut comes back from the others, unless a leader knows that it was acknowledged: that one
+    // does not pretend. What was proven is filled.
+    let shut_out = || !stage.world.members().shut_out.is_empty();
+    eventually("it is given what it forgot, or shut out", || holds(stage, a, &entry) || shut_out()).await?;
+    if shut_out() {
+        ensure!(!proven, "a node is shut out that could be healed");
+        ensure!(stage.operator.wipe(a), "it cannot be replaced now");
+    }
     stage.recovers().await
 }
 

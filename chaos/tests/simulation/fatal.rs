@@ -44,3 +44,8 @@ fn a_follower_restored_from_an_old_backup() {
 fn a_follower_that_was_away_while_the_journal_was_trimmed_beyond_its_end() {
     tell("behind-a-trim", 40);
 }
+
+#[test]
+fn a_bit_of_the_last_frame_is_forgotten_after_kill_9() {
+    tell("last-flip", 40);
+}
