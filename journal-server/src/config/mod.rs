@@ -420,8 +420,9 @@ fn check_times(disk: &SlowDisk, raft: &Raft, reload: Duration, problems: &mut Ve
     if raft.election_min < 2 * raft.heartbeat {
         problems.push("election-min: it must be at least twice heartbeat".into());
     }
-    if raft.election_max <= raft.election_min {
-        problems.push("election-max: it must be above election-min, or elections collide for ever".into());
+    if raft.election_max < raft.election_min + TICK {
+        let tick = TICK.as_millis();
+        problems.push(format!("election-max: it must be {tick}ms above election-min, or elections collide for ever"));
     }
     if reload.is_zero() {
         problems.push("reload-interval: 0 would never rest: write 1s or more".into());
@@ -542,7 +543,7 @@ mod tests {
             (&["--disk-slow", "50ms"], "disk-degraded < disk-slow < disk-failed"),
             (&["--heartbeat", "150ms"], "heartbeat: a node looks at its clock every 200ms"),
             (&["--heartbeat", "400ms"], "election-min: it must be at least twice heartbeat"),
-            (&["--election-max", "400ms"], "election-max: it must be above election-min"),
+            (&["--election-max", "600ms"], "election-max: it must be 200ms above election-min"),
             (&["--reload-interval", "0s"], "reload-interval: 0 would never rest"),
             (&["--heartbeat", "fast"], "heartbeat: `fast` (flag --heartbeat): write 100ms"),
             (&["--tls-ca", "x"], "tls-cert, tls-key: TLS needs tls-ca, tls-cert and tls-key together"),

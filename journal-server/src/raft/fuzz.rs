@@ -22,8 +22,9 @@ pub fn entries(entries: Vec<peer::LogEntry>) {
 }
 
 pub fn vote(said: peer::Vote) {
-    let vote = types::vote_in(Some(said)).expect("a vote that is there is a vote");
-    assert_eq!(types::vote_out(&vote), said);
+    if let Ok(vote) = types::vote_in(Some(said)) {
+        assert_eq!(types::vote_out(&vote), said);
+    }
 }
 
 pub fn membership(said: peer::Membership) {

@@ -111,8 +111,10 @@ impl Replica {
     }
 
     pub async fn transfer(&self, request: peer::TransferRequest) -> Result<peer::TransferReply, String> {
-        let from = types::vote_in(request.from).map_err(|error| error.to_string())?;
-        let request = TransferLeaderRequest::new(from, request.to, request.last.map(types::id_in));
+        let text = |error: Malformed| error.to_string();
+        let from = types::vote_in(request.from).map_err(text)?;
+        let last = types::maybe_id_in(request.last).map_err(text)?;
+        let request = TransferLeaderRequest::new(from, request.to, last);
         Ok(match self.raft.handle_transfer_leader(request).await.map_err(|fatal| fatal.to_string())? {
             Ok(()) => peer::TransferReply { accepted: true, why: String::new() },
             Err(error) => peer::TransferReply { accepted: false, why: error.to_string() },
@@ -124,11 +126,11 @@ impl Replica {
         let vote = types::vote_in(request.vote).map_err(text)?;
         let membership = types::membership_in(request.membership.unwrap_or_default()).map_err(text)?;
         let last = request.last.ok_or_else(|| text(malformed("the snapshot's position is missing")))?;
-        let meta = SnapshotMeta {
-            last_log_id: Some(types::id_in(last)),
-            last_membership: StoredMembership::new(request.membership_at.map(types::id_in), membership),
-        };
-        self.make_way(vote, types::segment_id(&types::id_in(last))).await?;
+        let last = types::id_in(last).map_err(text)?;
+        let membership_at = types::maybe_id_in(request.membership_at).map_err(text)?;
+        let meta =
+            SnapshotMeta { last_log_id: Some(last), last_membership: StoredMembership::new(membership_at, membership) };
+        self.make_way(vote, types::segment_id(&last)).await?;
         let snapshot = SnapshotData { version: request.state, chain: request.chain };
         let snapshot = Snapshot { meta, snapshot };
         let reply = self.raft.install_full_snapshot(vote, snapshot).await.map_err(|fatal| fatal.to_string())?;
@@ -165,9 +167,9 @@ fn request_in(group: u64, request: peer::AppendEntries) -> Result<AppendEntriesR
     let entries: Result<Vec<_>, _> = request.entries.into_iter().map(types::entry_in).collect();
     Ok(AppendEntriesRequest {
         vote: types::vote_in(request.vote)?,
-        prev_log_id: request.prev.map(types::id_in),
+        prev_log_id: types::maybe_id_in(request.prev)?,
         entries: entries?,
-        leader_commit: request.committed.map(types::id_in),
+        leader_commit: types::maybe_id_in(request.committed)?,
     })
 }
 
@@ -184,7 +186,7 @@ fn result_out(result: StreamAppendResult<TypeConfig>) -> Outcome {
 }
 
 fn vote_in(request: peer::VoteRequest) -> Result<VoteRequest<TypeConfig>, Malformed> {
-    let mut vote = VoteRequest::new(types::vote_in(request.vote)?, request.last.map(types::id_in));
+    let mut vote = VoteRequest::new(types::vote_in(request.vote)?, types::maybe_id_in(request.last)?);
     vote.leadership_transfer = request.transfer;
     Ok(vote)
 }

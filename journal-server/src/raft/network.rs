@@ -382,20 +382,21 @@ impl Link {
         let outcome = reply.outcome.ok_or_else(|| unreachable("a reply without an outcome"))?;
         Ok(match outcome {
             Outcome::Matched(matched) => {
-                if let Some(id) = matched.upto {
-                    let upto = segment::LogId { term: id.term, position: id.position };
-                    self.acknowledged.matched(self.peer.node(), term, upto);
+                let upto = types::maybe_id_in(matched.upto).map_err(unreachable)?;
+                if let Some(upto) = &upto {
+                    self.acknowledged.matched(self.peer.node(), term, types::segment_id(upto));
                 }
-                Ok(matched.upto.map(types::id_in))
+                Ok(upto)
             }
             Outcome::Conflict(conflict) => {
                 let at = conflict.at.ok_or_else(|| unreachable("a conflict without a position"))?;
-                let seen = segment::LogId { term: at.term, position: at.position.saturating_sub(1) };
+                let at = types::segment_id(&types::id_in(at).map_err(unreachable)?);
+                let seen = segment::LogId { position: at.position.saturating_sub(1), ..at };
                 // A conflict at what it acknowledged is a loss, whichever stream shows it.
                 if self.has_lost(term, Some(seen)) {
                     self.refuse_shut_out()?;
                 }
-                Err(StreamAppendError::Conflict(types::id_in(at)))
+                Err(StreamAppendError::Conflict(types::log_id(at)))
             }
             Outcome::HigherVote(vote) => {
                 let vote = types::vote_in(Some(vote)).map_err(unreachable)?;
@@ -461,7 +462,8 @@ fn request_out(group: u64, rpc: AppendEntriesRequest<TypeConfig>) -> peer::Appen
 
 fn vote_reply_in(reply: peer::VoteReply) -> Rpc<VoteResponse<TypeConfig>> {
     let vote = types::vote_in(reply.vote).map_err(unreachable)?;
-    Ok(VoteResponse { vote, vote_granted: reply.granted, last_log_id: reply.last.map(types::id_in) })
+    let last_log_id = types::maybe_id_in(reply.last).map_err(unreachable)?;
+    Ok(VoteResponse { vote, vote_granted: reply.granted, last_log_id })
 }
 
 #[cfg(test)]

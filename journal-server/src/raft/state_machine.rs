@@ -280,5 +280,6 @@ fn decode(bytes: &[u8]) -> io::Result<(GroupState, StoredMembership)> {
     let bad = |error: BadState| io::Error::other(format!("the written state is unusable: {error}"));
     let (state, at, membership) = state::decode_version(bytes).map_err(bad)?;
     let membership: Membership = types::membership_in(membership).map_err(io::Error::other)?;
-    Ok((state, StoredMembership::new(at.map(types::id_in), membership)))
+    let at = types::maybe_id_in(at).map_err(io::Error::other)?;
+    Ok((state, StoredMembership::new(at, membership)))
 }

@@ -148,8 +148,23 @@ pub(super) fn id_out(id: &LogId) -> peer::LogId {
     peer::LogId { term: id.term, position: id.position }
 }
 
-pub(super) fn id_in(id: peer::LogId) -> LogId {
-    log_id(segment::LogId { term: id.term, position: id.position })
+/// What is written of a peer's numbers must be readable again, and what is counted on from them too.
+const NUMBERS_END: u64 = segment::NUMBERS_END / 2;
+
+fn number_in(what: &str, number: u64) -> Result<u64, Malformed> {
+    match number < NUMBERS_END {
+        true => Ok(number),
+        false => Err(malformed(format!("{what} {number}, which no log reaches"))),
+    }
+}
+
+pub(super) fn id_in(id: peer::LogId) -> Result<LogId, Malformed> {
+    let (term, position) = (number_in("term", id.term)?, number_in("position", id.position)?);
+    Ok(log_id(segment::LogId { term, position }))
+}
+
+pub(super) fn maybe_id_in(id: Option<peer::LogId>) -> Result<Option<LogId>, Malformed> {
+    id.map(id_in).transpose()
 }
 
 pub(super) fn vote_out(from: &Vote) -> peer::Vote {
@@ -159,7 +174,8 @@ pub(super) fn vote_out(from: &Vote) -> peer::Vote {
 
 pub(super) fn vote_in(from: Option<peer::Vote>) -> Result<Vote, Malformed> {
     let from = from.ok_or_else(|| malformed("the vote is missing"))?;
-    Ok(vote(segment::Vote { term: from.term, node: from.node_id, committed: from.committed }))
+    let term = number_in("term", from.term)?;
+    Ok(vote(segment::Vote { term, node: from.node_id, committed: from.committed }))
 }
 
 pub(super) fn entry_out(from: Entry) -> peer::LogEntry {
@@ -175,7 +191,7 @@ pub(super) fn entry_out(from: Entry) -> peer::LogEntry {
 
 /// The checksum is checked here: what a wire damaged must not reach the disk.
 pub(super) fn entry_in(from: peer::LogEntry) -> Result<Entry, Malformed> {
-    let id = segment::LogId { term: from.term, position: from.position };
+    let id = segment_id(&id_in(peer::LogId { term: from.term, position: from.position })?);
     let kind = u8::try_from(from.kind).ok().and_then(Kind::from_u8);
     let kind = kind.ok_or_else(|| malformed(format!("entry kind {}", from.kind)))?;
     if crc32fast::hash(&from.body) != from.crc {
@@ -203,4 +219,24 @@ pub(super) fn membership_in(from: peer::Membership) -> Result<Membership, Malfor
     let member = |m: peer::Member| (m.node_id, Member { name: m.name, address: m.address });
     let nodes: BTreeMap<u64, Member> = from.members.into_iter().map(member).collect();
     Membership::new(configs, nodes).map_err(|error| malformed(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peers_number_that_could_be_written_but_not_be_read_again_is_refused() {
+        let far = [1 << 61, 1 << 62, u64::MAX];
+        for number in far {
+            assert!(vote_in(Some(peer::Vote { term: number, node_id: 1, committed: false })).is_err());
+            for (term, position) in [(number, 7), (7, number)] {
+                assert!(id_in(peer::LogId { term, position }).is_err());
+                let entry = peer::LogEntry { position, term, kind: Kind::Blank as u32, ..Default::default() };
+                assert!(entry_in(entry).is_err());
+            }
+        }
+        let near = peer::LogId { term: (1 << 61) - 1, position: (1 << 61) - 1 };
+        assert_eq!(id_out(&id_in(near).unwrap()), near);
+    }
 }

@@ -88,7 +88,7 @@ pub(crate) const SUB_RUN: u8 = 1;
 pub(crate) const NOT_TRUNCATED: u64 = u64::MAX;
 /// No log gets so far in any time: a header with such a number was never written, and whatever is added to one
 /// that was does not overflow.
-const NUMBERS_END: u64 = 1 << 62;
+pub const NUMBERS_END: u64 = 1 << 62;
 /// The same for runs, and for what is counted within one segment.
 const COUNTS_END: u32 = 1 << 31;
 

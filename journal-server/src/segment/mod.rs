@@ -37,7 +37,7 @@ mod writer;
 
 pub use damaged::Damaged;
 pub use drive::{clear_desk, drive_writer, lay_desk, spawn_writer_thread};
-pub use format::{FrameHeader, FrameKind};
+pub use format::{FrameHeader, FrameKind, NUMBERS_END};
 pub use keeper::{Keeper, drive_keeper, spawn_keeper_thread};
 pub use log::Log;
 pub use recovery::{Opened, Report, open};
