@@ -27,8 +27,16 @@ func main() {
 		verbose   = flag.Bool("v", false, "print each step")
 		all       = flag.Bool("cases", false, "play the named cases first")
 		keep      = flag.Bool("keep-going", false, "look for more failures after the first")
+		texts     = flag.Bool("texts", false, "only compare the errors on the standard input with etcd's")
 	)
 	flag.Parse()
+	if *texts {
+		if err := checkTexts(os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	if (*adapter == "") == (*endpoint == "") {
 		fmt.Fprintln(os.Stderr, "one of --adapter and --endpoint, please")
 		os.Exit(2)

@@ -11,6 +11,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use etcd_adapter::grpc::status::{ALL, Known};
+
 /// The program, built if it is not there yet. Nothing, and the reason told, where that cannot be done.
 fn oracle() -> Option<PathBuf> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().join("tests-peers/oracle/build");
@@ -26,6 +28,22 @@ fn skipped(why: &str) {
         let mut list = std::fs::OpenOptions::new().append(true).create(true).open(list).unwrap();
         writeln!(list, "{why}").unwrap();
     }
+}
+
+/// Clients compare the words, and act on the code.
+#[test]
+fn every_error_has_the_words_and_the_code_that_etcd_gives_it() {
+    let Some(oracle) = oracle() else {
+        skipped("there is no etcd to compare with");
+        return;
+    };
+    let mut child = Command::new(oracle).arg("--texts").stdin(Stdio::piped()).spawn().unwrap();
+    let mut texts = child.stdin.take().unwrap();
+    for (name, Known(code, text)) in ALL {
+        writeln!(texts, "{name}\t{}\t{text}", *code as i32).unwrap();
+    }
+    drop(texts);
+    assert!(child.wait().unwrap().success());
 }
 
 /// `ORACLE_SEQUENCES` asks for more, and `ORACLE_SEED` for others.
