@@ -10,21 +10,26 @@ use tokio::time::{Instant, sleep};
 use super::super::{Comparison, Figure, Plan, Table, list, median, say};
 use super::memory::compact;
 use super::scene::{Scene, closed};
+use super::{name, side};
 use crate::cluster::get;
 use crate::load::{self, Profile};
 
-pub const NAMES: [&str; 1] = ["adapter_compaction_p99"];
+pub const NAMES: [&str; 1] = ["compaction_p99"];
 
 const REVISIONS: u64 = 1_000_000;
 const KEYS: u64 = 10_000;
 const PATIENCE: Duration = Duration::from_secs(300);
 
-pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
+pub async fn measure(plan: &Plan, adapters: usize, table: &mut Table) -> anyhow::Result<()> {
     let mut ratios = Vec::new();
     let mut notes = Vec::new();
     for number in 1..=plan.pairs {
-        say(format!("pair {number} of {}: {REVISIONS} revisions, half of the full load, a compaction", plan.pairs));
-        let scene = Scene::adapters(plan, 1).await?;
+        say(format!(
+            "pair {number} of {}: {}, {REVISIONS} revisions, half of the full load, a compaction",
+            plan.pairs,
+            side(adapters)
+        ));
+        let scene = Scene::adapters(plan, adapters).await?;
         let full = scene.load("full", closed(Profile::Put, 256, KEYS, 256, plan.adapter_duration_s)).await?;
         let mut put = full.answers;
         while put < REVISIONS {
@@ -56,9 +61,13 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
         scene.strike().await?;
     }
     table.push(Figure {
-        name: NAMES[0].into(),
-        what: "a million revisions compacted at half of the full load: puts' p99 until the last row is dropped, over that before"
-            .into(),
+        name: name(adapters, NAMES[0]).into(),
+        what: format!(
+            "{}, a million revisions compacted at half of the full load: puts' p99 until the last row is dropped, \
+             over that before",
+            side(adapters)
+        )
+        .into(),
         unit: "x",
         comparison: Comparison::AtMost,
         target: 1.5,
@@ -68,17 +77,20 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until all rows up to the compacted revision are dropped, and answers how long that took.
+/// Waits until every adapter has dropped all rows up to the compacted revision; how long that took.
 async fn until_dropped(scene: &Scene, compacted: i64) -> anyhow::Result<Duration> {
     let begun = Instant::now();
-    let address = scene.endpoints()[0].parse()?;
-    loop {
-        sleep(Duration::from_millis(200)).await;
-        let page = get(address, "/metrics", Duration::from_secs(5)).await?;
-        let swept = page.body.lines().find_map(|line| line.strip_prefix("adapter_swept_revision "));
-        if swept.and_then(|revision| revision.trim().parse::<i64>().ok()).is_some_and(|swept| swept >= compacted) {
-            return Ok(begun.elapsed());
+    for endpoint in scene.endpoints() {
+        let address = endpoint.parse()?;
+        loop {
+            sleep(Duration::from_millis(200)).await;
+            let page = get(address, "/metrics", Duration::from_secs(5)).await?;
+            let swept = page.body.lines().find_map(|line| line.strip_prefix("adapter_swept_revision "));
+            if swept.and_then(|revision| revision.trim().parse::<i64>().ok()).is_some_and(|swept| swept >= compacted) {
+                break;
+            }
+            ensure!(begun.elapsed() < PATIENCE, "the compaction is not done after {PATIENCE:?}");
         }
-        ensure!(begun.elapsed() < PATIENCE, "the compaction is not done after {PATIENCE:?}");
     }
+    Ok(begun.elapsed())
 }

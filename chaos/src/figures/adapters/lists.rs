@@ -6,10 +6,11 @@ use anyhow::Context;
 
 use super::super::{Comparison, Figure, Plan, Table, list, median, say};
 use super::scene::Scene;
+use super::{name, side};
 use crate::etcd;
 use crate::kubernetes::{Plane, Programs, Storage, Upkeep};
 
-pub const NAMES: [&str; 2] = ["adapter_list_own_kind_p99", "adapter_list_other_kind_p99"];
+pub const NAMES: [&str; 2] = ["list_own_kind_p99", "list_other_kind_p99"];
 
 /// What the program that drives API servers says of each kind of list.
 const SAID: [&str; 2] =
@@ -17,35 +18,35 @@ const SAID: [&str; 2] =
 const COUNT: usize = 400;
 const GRACE: Duration = Duration::from_secs(20);
 
-pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
+pub async fn measure(plan: &Plan, adapters: usize, table: &mut Table) -> anyhow::Result<()> {
     say("lists through kube-apiserver (which is built first, once, in about six minutes)");
     let programs = match Programs::built(&plan.repository) {
         Ok(programs) => programs,
         Err(error) => {
             say(format!("SKIPPED: {error:#}"));
-            NAMES.iter().enumerate().for_each(|(which, _)| table.push(figure(which, Vec::new())));
+            NAMES.iter().enumerate().for_each(|(which, _)| table.push(figure(adapters, which, Vec::new())));
             return Ok(());
         }
     };
     let mut p99s = [Vec::new(), Vec::new()];
     let mut lines = Vec::new();
     for number in 1..=plan.pairs {
-        say(format!("run {number} of {}: lists over an adapter", plan.pairs));
-        let said = drive(Scene::adapters(plan, 1).await?, &programs).await?;
+        say(format!("run {number} of {}: lists over {}", plan.pairs, side(adapters)));
+        let said = drive(Scene::adapters(plan, adapters).await?, &programs).await?;
         for (which, prefix) in SAID.iter().enumerate() {
             let line = said.lines().find(|line| line.starts_with(prefix)).context("nothing was said of lists")?;
             p99s[which].push(p99_ms(line).with_context(|| format!("no p99 in {line:?}"))?);
         }
-        lines.extend(said.lines().map(|line| format!("adapter: {line}")));
+        lines.extend(said.lines().map(|line| format!("{}: {line}", side(adapters))));
     }
     if let Some(program) = etcd::program(&plan.repository)? {
         say("lists over three members of etcd");
         let said = drive(Scene::etcd(plan, &program).await?, &programs).await?;
         lines.extend(said.lines().map(|line| format!("etcd: {line}")));
     }
-    table.beside.push(("Lists through kube-apiserver".into(), lines));
+    table.beside.push((format!("Lists through kube-apiserver, {}", side(adapters)), lines));
     for (which, values) in p99s.into_iter().enumerate() {
-        table.push(figure(which, values));
+        table.push(figure(adapters, which, values));
     }
     Ok(())
 }
@@ -65,11 +66,15 @@ async fn drive(scene: Scene, programs: &Programs) -> anyhow::Result<String> {
     Ok(said)
 }
 
-fn figure(which: usize, values: Vec<f64>) -> Figure {
+fn figure(adapters: usize, which: usize, values: Vec<f64>) -> Figure {
     let of = ["its own", "another"][which];
     Figure {
-        name: NAMES[which].into(),
-        what: format!("a consistent list through kube-apiserver right after a write of {of} kind, p99").into(),
+        name: name(adapters, NAMES[which]).into(),
+        what: format!(
+            "{}, a consistent list through kube-apiserver right after a write of {of} kind, p99",
+            side(adapters)
+        )
+        .into(),
         unit: "ms",
         comparison: Comparison::Below,
         target: 10.0,

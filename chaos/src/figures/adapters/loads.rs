@@ -6,11 +6,10 @@ use std::collections::BTreeMap;
 use anyhow::Context;
 
 use super::super::{Comparison, Figure, Plan, Table, list, median, say};
+use super::ADAPTERS;
 use super::scene::{Scene, closed};
 use crate::etcd;
 use crate::load::{Outcome, Profile};
-
-const ADAPTERS: [usize; 2] = [1, 3];
 
 /// One load, as both sides get it.
 struct Load {
@@ -96,7 +95,7 @@ const THIRD: f64 = 1.0 / 3.0;
 
 /// Ratios, ours over etcd's, but for what is absolute.
 #[rustfmt::skip]
-const PROMISES: [Promise; 22] = [
+const PROMISES: [Promise; 24] = [
     promise("put_1", "p50", "1 client, puts: p50", p50, Comparison::AtMost, 0.8),
     promise("put_256", "rate", "256 clients, puts/s", rate, Comparison::AtLeast, 5.0),
     promise("put_256", "p99", "256 clients, puts: p99", p99, Comparison::AtMost, 0.5),
@@ -116,6 +115,8 @@ const PROMISES: [Promise; 22] = [
     promise("get_serializable_256", "cpu", "256 clients, servers' processor a serializable get", cpu, Comparison::AtMost, 0.5),
     promise("range_1000_keys", "rate", "ranges of 1000 keys a second", rate, Comparison::AtLeast, 2.0),
     promise("range_1000_keys", "cpu", "servers' processor a range of 1000 keys", cpu, Comparison::AtMost, 0.5),
+    promise("nodes_256", "rate", "256 clients, what 100,000 nodes ask for: answers/s", rate, Comparison::AtLeast, 3.0),
+    promise("nodes_256", "cpu", "256 clients, what 100,000 nodes ask for: servers' processor an answer", cpu, Comparison::AtMost, THIRD),
     promise("watch_100", "rate", "100 watchers of everything, events/s", event_rate, Comparison::AtLeast, 3.0),
     promise("watch_100", "cpu", "100 watchers of everything, servers' processor an event", event_cpu, Comparison::AtMost, THIRD),
     Promise { absolute: true, ..promise("watch_100_half", "lag_p99", "100 watchers, half of that rate: an event after its put's answer, p99", event_lag_ms, Comparison::Below, 5.0) },
@@ -135,7 +136,7 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
     let mut lines = Vec::new();
     for number in 1..=plan.pairs {
         for adapters in ADAPTERS {
-            say(format!("pair {number} of {}: {adapters} adapter(s) over three nodes", plan.pairs));
+            say(format!("pair {number} of {}: {} over three nodes", plan.pairs, super::side(adapters)));
             let scene = Scene::adapters(plan, adapters).await?;
             run_all(plan, scene, adapters, &mut outcomes, &mut lines).await?;
         }
@@ -155,7 +156,7 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
 }
 
 fn name(adapters: usize, promise: &Promise) -> String {
-    format!("adapter{adapters}_{}_{}", promise.load, promise.name)
+    super::name(adapters, &format!("{}_{}", promise.load, promise.name))
 }
 
 fn figure(adapters: usize, promise: &Promise, outcomes: &Outcomes) -> Figure {
@@ -168,10 +169,10 @@ fn figure(adapters: usize, promise: &Promise, outcomes: &Outcomes) -> Figure {
             pairs.filter_map(|(ours, theirs)| Some((promise.of)(ours)? / (promise.of)(theirs)?)).collect()
         }
     };
-    let adapters_text = if adapters == 1 { "1 adapter" } else { "3 adapters" };
     Figure {
         name: name(adapters, promise).into(),
-        what: format!("{adapters_text}, {}{}", promise.what, if absolute { "" } else { ", over etcd's" }).into(),
+        what: format!("{}, {}{}", super::side(adapters), promise.what, if absolute { "" } else { ", over etcd's" })
+            .into(),
         unit: if absolute { "ms" } else { "x" },
         comparison: promise.comparison,
         target: promise.target,
@@ -194,7 +195,7 @@ async fn run_all(
             loaded.rate = Some((whole.context("the load that it halves comes first")?.per_second / 2.0) as u64);
         }
         let outcome = scene.load(load.name, loaded).await?;
-        let who = if side == 0 { "etcd".into() } else { format!("{side} adapter(s)") };
+        let who = super::side(side);
         let line = format!("{who}, {}: {}", load.name, outcome.lines().join("; "));
         eprintln!("    {line}");
         lines.push(line);

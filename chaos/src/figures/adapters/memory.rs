@@ -11,11 +11,12 @@ use proto::etcd::CompactionRequest;
 use proto::etcd::kv_client::KvClient;
 
 use super::super::{Comparison, Figure, Plan, Table, say};
+use super::name;
 use super::scene::{Scene, closed};
 use crate::load::Profile;
 use crate::{etcd, procfs};
 
-pub const NAMES: [&str; 1] = ["adapter_memory"];
+pub const NAMES: [&str; 1] = ["memory"];
 
 const OBJECTS: u64 = 1_000_000;
 const OBJECT_BYTES: usize = 1024;
@@ -33,7 +34,7 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
     let theirs = taken(plan, Scene::etcd(plan, &program).await?).await?;
     let shown = |taken: &Taken| format!("{:.0} MB of files + {:.0} MB PSS", taken.files / 1e6, taken.process / 1e6);
     table.push(Figure {
-        name: NAMES[0].into(),
+        name: name(1, NAMES[0]).into(),
         what:
             "a million objects of 1 KiB, one compaction, idle: an adapter's tmpfs + PSS, over a member's database + PSS"
                 .into(),

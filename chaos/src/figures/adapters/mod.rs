@@ -13,23 +13,46 @@ use anyhow::Context;
 
 use super::{Plan, Table};
 
+/// Every figure is taken with one adapter, and with three on the same processors.
+const ADAPTERS: [usize; 2] = [1, 3];
+
+fn name(adapters: usize, figure: &str) -> String {
+    format!("adapter{adapters}_{figure}")
+}
+
+/// Who is measured, in words.
+fn side(adapters: usize) -> String {
+    match adapters {
+        0 => "etcd".into(),
+        1 => "1 adapter".into(),
+        more => format!("{more} adapters"),
+    }
+}
+
+fn wanted(plan: &Plan, adapters: usize, figures: &[&str]) -> bool {
+    figures.iter().any(|figure| plan.wants(&[&name(adapters, figure)]))
+}
+
 pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
     if loads::wanted(plan) {
         loads::measure(plan, table).await.context("loads")?;
     }
-    if plan.wants(&tool::NAMES) {
+    if ADAPTERS.iter().any(|adapters| wanted(plan, *adapters, &tool::NAMES)) {
         tool::measure(plan, table).await.context("etcd's own benchmark")?;
     }
-    if plan.wants(&pages::NAMES) {
-        pages::measure(plan, table).await.context("pages")?;
+    for adapters in ADAPTERS {
+        if wanted(plan, adapters, &pages::NAMES) {
+            pages::measure(plan, adapters, table).await.context("pages")?;
+        }
+        if wanted(plan, adapters, &compaction::NAMES) {
+            compaction::measure(plan, adapters, table).await.context("compaction")?;
+        }
+        if wanted(plan, adapters, &lists::NAMES) {
+            lists::measure(plan, adapters, table).await.context("lists")?;
+        }
     }
-    if plan.wants(&compaction::NAMES) {
-        compaction::measure(plan, table).await.context("compaction")?;
-    }
-    if plan.wants(&lists::NAMES) {
-        lists::measure(plan, table).await.context("lists")?;
-    }
-    if plan.wants(&memory::NAMES) {
+    // What one replica takes does not depend on how many there are beside it.
+    if wanted(plan, 1, &memory::NAMES) {
         memory::measure(plan, table).await.context("memory")?;
     }
     Ok(())

@@ -6,16 +6,11 @@ use anyhow::Context;
 
 use super::super::{Comparison, Figure, Plan, Table, list, median, say};
 use super::scene::{Scene, closed};
+use super::{name, side};
 use crate::load::{Outcome, Profile};
 
-pub const NAMES: [&str; 6] = [
-    "adapter_first_page_p50",
-    "adapter_first_page_cpu",
-    "adapter_old_page_p50",
-    "adapter_old_page_cpu",
-    "adapter_next_page_p50",
-    "adapter_next_page_cpu",
-];
+pub const NAMES: [&str; 6] =
+    ["first_page_p50", "first_page_cpu", "old_page_p50", "old_page_cpu", "next_page_p50", "next_page_cpu"];
 
 const MANY: u64 = 150_000;
 const FEW: u64 = 500;
@@ -25,11 +20,15 @@ const OLD: Duration = Duration::from_secs(10);
 /// Ratios over the page of few keys: (p50, servers' processor).
 type Ratios = Vec<(f64, f64)>;
 
-pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
+pub async fn measure(plan: &Plan, adapters: usize, table: &mut Table) -> anyhow::Result<()> {
     let (mut first, mut old, mut next) = (Ratios::new(), Ratios::new(), Ratios::new());
     for number in 1..=plan.pairs {
-        say(format!("pair {number} of {}: pages of 500 from {FEW} keys, then from {MANY}", plan.pairs));
-        let scene = Scene::adapters(plan, 1).await?;
+        say(format!(
+            "pair {number} of {}: {}, pages of 500 from {FEW} keys, then from {MANY}",
+            plan.pairs,
+            side(adapters)
+        ));
+        let scene = Scene::adapters(plan, adapters).await?;
         let load = |profile, keys| closed(profile, CLIENTS, keys, 256, plan.adapter_duration_s);
         let few = cost(&scene.load("few", load(Profile::FirstPage, FEW)).await?, "first page")?;
         let over = |(p50, cpu): (f64, f64)| (p50 / few.0, cpu / few.1);
@@ -48,8 +47,9 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
         let (p50s, cpus): (Vec<f64>, Vec<f64>) = ratios.into_iter().unzip();
         for (which, of, values) in [(0, "p50", p50s), (1, "processor of all servers", cpus)] {
             table.push(Figure {
-                name: NAMES[2 * number + which].into(),
-                what: format!("{what}, 500 of {MANY} keys: {of}, over a page of {FEW} of {FEW}").into(),
+                name: name(adapters, NAMES[2 * number + which]).into(),
+                what: format!("{}, {what}, 500 of {MANY} keys: {of}, over a page of {FEW} of {FEW}", side(adapters))
+                    .into(),
                 unit: "x",
                 comparison: Comparison::AtMost,
                 target: 2.0,

@@ -8,18 +8,13 @@ use anyhow::{Context, ensure};
 use tokio::process::Command;
 
 use super::super::{Comparison, Figure, Plan, Table, list, median, say};
+use super::ADAPTERS;
 use super::scene::Scene;
 use crate::etcd;
 
-pub const NAMES: [&str; 4] = [
-    "adapter1_tool_put_256_rate",
-    "adapter1_tool_put_1000_rate",
-    "adapter3_tool_put_256_rate",
-    "adapter3_tool_put_1000_rate",
-];
+pub const NAMES: [&str; 2] = ["tool_put_256_rate", "tool_put_1000_rate"];
 
 const CLIENTS: [usize; 2] = [256, 1000];
-const ADAPTERS: [usize; 2] = [1, 3];
 /// Puts of a run, for each second that a load is to last: about what etcd does in it.
 const PUTS_PER_SECOND: u64 = 10_000;
 
@@ -33,7 +28,7 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
         let mut lines = Vec::new();
         for number in 1..=plan.pairs {
             for adapters in ADAPTERS {
-                say(format!("pair {number} of {}: etcd's benchmark on {adapters} adapter(s)", plan.pairs));
+                say(format!("pair {number} of {}: etcd's benchmark on {}", plan.pairs, super::side(adapters)));
                 let scene = Scene::adapters(plan, adapters).await?;
                 run(plan, &tool, scene, adapters, &mut rates, &mut lines).await?;
             }
@@ -54,10 +49,10 @@ pub async fn measure(plan: &Plan, table: &mut Table) -> anyhow::Result<()> {
 fn figure(adapters: usize, clients: usize, rates: &Rates) -> Figure {
     let side = |side: usize| rates.get(&(side, clients)).map(Vec::as_slice).unwrap_or_default();
     let ratios: Vec<f64> = side(adapters).iter().zip(side(0)).map(|(ours, theirs)| ours / theirs).collect();
-    let adapters_text = if adapters == 1 { "1 adapter" } else { "3 adapters" };
     Figure {
-        name: format!("adapter{adapters}_tool_put_{clients}_rate").into(),
-        what: format!("{adapters_text}, {clients} clients of etcd's own benchmark, puts/s over etcd's").into(),
+        name: super::name(adapters, &format!("tool_put_{clients}_rate")).into(),
+        what: format!("{}, {clients} clients of etcd's own benchmark, puts/s over etcd's", super::side(adapters))
+            .into(),
         unit: "x",
         comparison: Comparison::AtLeast,
         target: 3.0,
@@ -87,7 +82,7 @@ async fn run(
         let told = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "{} failed: {}", tool.display(), String::from_utf8_lossy(&output.stderr));
         let rate = rate(&told).with_context(|| format!("no rate in what the benchmark told: {told}"))?;
-        let who = if side == 0 { "etcd".into() } else { format!("{side} adapter(s)") };
+        let who = super::side(side);
         let line = format!("{who}, {clients} clients: {rate:.0}/s");
         eprintln!("    {line}");
         lines.push(line);
