@@ -27,6 +27,7 @@ mod replay;
 mod ring;
 mod scan;
 mod scrub;
+mod sheet;
 mod shelf;
 mod start;
 mod tape;

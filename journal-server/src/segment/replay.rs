@@ -9,24 +9,28 @@
 //! Versions can be made again by applying entries, as long as the one at the purge mark is there: the
 //! list is cut back to what precedes the lost one, and the applied hint is dropped with it.
 
+mod apply;
+mod gap;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use self::gap::{After, Gap};
 use super::format::{
-    BLOCK, DATA_START, FRAME_HEADER_BYTES, FrameHeader, FrameKind, NOT_TRUNCATED, Place, SUB_DROPPED, SUB_STOP,
-    SealIndex, SegmentHeader, TRAILER_BYTES, chain_after, decode_trailer, decode_versions,
+    BLOCK, DATA_START, FRAME_HEADER_BYTES, FrameHeader, FrameKind, NOT_TRUNCATED, SealIndex, SegmentHeader,
+    TRAILER_BYTES, decode_trailer, decode_versions,
 };
 use super::fs::File;
-use super::index::{Index, Segment, Stretch};
+use super::index::{Index, Segment};
 use super::judge::{Verdict, judge};
-use super::outline::{Outline, Versions};
+use super::outline::Outline;
 use super::recovery::Report;
 use super::scan::{EntriesFrame, Look, Window, dirty_end, look, next_header, second_copy};
 use super::tape::Registers;
 use super::types::{Error, Hole, Ids, LogId, Version, next_position};
-use super::wound::{Cause, Stamp, Start, Wound};
+use super::wound::{Stamp, Wound};
 
 /// A segment that was begun: its header can be read.
 pub(crate) struct Begun {
@@ -68,15 +72,6 @@ pub(crate) struct Tail {
     pub opened_upto: u64,
     /// The next entries must be found without walking over what lies before them.
     place_due: bool,
-}
-
-/// Synced frames in a row that cannot be read, up to where the scan is.
-struct Gap {
-    segment: u64,
-    offset: u64,
-    start: Start,
-    /// The header of the one frame that it consists of, if it can be read.
-    header: Option<FrameHeader>,
 }
 
 pub(crate) struct Replay {
@@ -514,418 +509,6 @@ impl Replay {
         }
         Ok(())
     }
-
-    /// Notes that the synced frame at `at` cannot be read; the scan goes on at `tail.offset`.
-    fn lose(&mut self, tail: &mut Tail, begun: &Begun, at: u64, header: Option<FrameHeader>) {
-        self.report.damaged_frames += 1;
-        if let Some(header) = &header {
-            self.take_registers(header);
-        }
-        let opens = at == DATA_START && self.report.segments == 1;
-        match header.as_ref().map(|header| header.kind) {
-            // Vote, marks and pads carry nothing but their headers.
-            Some(FrameKind::Seal) => {
-                tail.sealed = true;
-                return;
-            }
-            Some(FrameKind::Version) => {
-                tail.versions += 1;
-                self.lose_versions(begun.number, at);
-                self.note_scar(begun.number, at, tail.offset);
-                return;
-            }
-            Some(FrameKind::Snapshot) => {
-                let header = header.expect("it has a kind");
-                self.apply(tail, Whole::Other(header, Bytes::new()));
-                self.registers.versions = Versions::default();
-                self.state_lost = true;
-                self.note_scar(begun.number, at, tail.offset);
-                return;
-            }
-            Some(FrameKind::State) => {
-                self.forget_opening(opens);
-                tail.opened_upto = tail.opened_upto.max(tail.offset);
-                self.note_scar(begun.number, at, tail.offset);
-                return;
-            }
-            Some(kind) if kind != FrameKind::Entries => {
-                self.note_scar(begun.number, at, tail.offset);
-                return;
-            }
-            _ => {}
-        }
-        if header.is_none() {
-            self.forget_opening(opens);
-        }
-        match &mut self.gap {
-            Some(gap) => gap.header = None,
-            None => {
-                let start = Start {
-                    last: self.registers.outline.last(),
-                    chain: self.registers.chain,
-                    truncations: tail.truncations,
-                    truncated_low: tail.truncated_low,
-                };
-                self.gap = Some(Gap { segment: begun.number, offset: at, start, header });
-            }
-        }
-    }
-
-    /// The oldest segment's opening is lost, and with it the versions up to here.
-    fn forget_opening(&mut self, opens: bool) {
-        if opens {
-            self.sound_versions = Some(0);
-            self.base_told = false;
-        }
-    }
-
-    fn note_scar(&mut self, segment: u64, offset: u64, end: u64) {
-        self.findings.push(Finding::Scar { segment, offset, end });
-    }
-
-    fn lose_versions(&mut self, segment: u64, offset: u64) {
-        let known = self.registers.versions.as_slice().len();
-        self.sound_versions = Some(self.sound_versions.map_or(known, |sound| sound.min(known)));
-        self.findings.push(Finding::Versions { segment, offset });
-    }
-
-    /// Compares what a readable header says of the stream before it with what was read.
-    fn meet(&mut self, tail: &mut Tail, header: &FrameHeader) -> Result<(), Error> {
-        if header.versions != tail.versions {
-            self.lose_versions(tail.number, header.offset);
-            tail.versions = header.versions;
-        }
-        let own_effect = matches!(header.kind, FrameKind::Purge | FrameKind::Snapshot);
-        if !own_effect
-            && let Some(mark) = header.purged
-            && Some(mark) != self.registers.outline.purged()
-        {
-            self.learn_purge(tail, mark, header);
-        }
-        let stamp = Stamp {
-            run: header.run,
-            truncations: header.truncations,
-            truncated_low: header.truncated_low,
-            versions: header.versions,
-            vote: header.vote,
-            purged: self.registers.outline.purged(),
-        };
-        self.pass(tail, After { last: header.last, chain: header.chain, stamp })
-    }
-
-    /// A purge mark that no frame told of: the first thing heard of the log below the oldest segment,
-    /// or what a lost frame did.
-    fn learn_purge(&mut self, tail: &Tail, mark: LogId, header: &FrameHeader) {
-        let outline = &mut self.registers.outline;
-        if next_position(outline.last()) <= mark.position {
-            self.registers.chain = header.chain;
-        }
-        outline.mark_purged(mark);
-        let first = self.report.segments == 1 && tail.offset == DATA_START;
-        if !first {
-            self.registers.chain_at_purge = None;
-            self.purge_versions(mark);
-            self.base_told = false;
-        }
-    }
-
-    /// Passes over what was lost since the last readable frame, if anything was.
-    fn pass(&mut self, tail: &mut Tail, after: After) -> Result<(), Error> {
-        let outline = &self.registers.outline;
-        let same = after.last == outline.last() && after.chain == self.registers.chain;
-        if self.gap.is_some() || !same {
-            self.close_gap(tail, &after)?;
-        }
-        tail.truncations = after.stamp.truncations;
-        tail.truncated_low = tail.truncated_low.min(after.stamp.truncated_low);
-        Ok(())
-    }
-
-    fn close_gap(&mut self, tail: &mut Tail, after: &After) -> Result<(), Error> {
-        let gap = self.gap.take().unwrap_or_else(|| Gap {
-            segment: tail.number,
-            offset: tail.offset,
-            start: Start {
-                last: self.registers.outline.last(),
-                chain: self.registers.chain,
-                truncations: tail.truncations,
-                truncated_low: tail.truncated_low,
-            },
-            header: None,
-        });
-        // Nothing below a gap may be found by walking over it.
-        tail.place_due = true;
-        let (last, chain) = (self.registers.outline.last(), self.registers.chain);
-        if after.last == last && after.chain == chain {
-            self.note_scar(gap.segment, gap.offset, tail.offset);
-            return Ok(());
-        }
-        let cut_unseen = after.stamp.truncations != gap.start.truncations;
-        let contradicts = !cut_unseen && after.last.map(|id| id.position) == last.map(|id| id.position);
-        if contradicts || (!cut_unseen && next_position(after.last) < next_position(last)) {
-            return Err(Error::Invalid {
-                path: PathBuf::from(super::format::file_name(tail.number)),
-                why: format!(
-                    "the frame at {} follows {:?}, but the log before it ends at {last:?}",
-                    tail.offset, after.last
-                ),
-            });
-        }
-        let mut first = next_position(last);
-        if cut_unseen {
-            first = first.min(after.stamp.truncated_low);
-            self.cut_wounds(first, None, None);
-        }
-        let floor = next_position(self.registers.outline.purged());
-        first = first.max(floor);
-        match after.last {
-            Some(upto) if upto.position >= first => {
-                let before = first.checked_sub(1).and_then(|below| self.registers.outline.id_at(below));
-                let chain_before = self.chain_below(first, &gap.start);
-                let header = gap
-                    .header
-                    .filter(|header| header.first().position == first && header.last_position() == upto.position);
-                let identities = header.map(|header| {
-                    (first..=upto.position).map(|position| LogId::new(header.first().term, position)).collect()
-                });
-                let hole = Hole {
-                    first,
-                    last: upto.position,
-                    identities,
-                    before: before.or(gap.start.last.filter(|last| last.position + 1 == first)),
-                    chain_before,
-                    after: upto,
-                    chain_after: Some(after.chain),
-                    segment: gap.segment,
-                    offset: gap.offset,
-                    end: tail.offset,
-                };
-                self.cut(tail, first, before);
-                // What terms the positions have is not known; the log does not run before they are.
-                self.registers.outline.push(LogId::new(upto.term, first), upto.position - first + 1);
-                self.wounds.push(Wound::new(hole, Cause::Frames { start: gap.start, stamp: after.stamp }));
-            }
-            _ => {
-                self.cut(tail, next_position(after.last), after.last);
-                self.note_scar(gap.segment, gap.offset, tail.offset);
-            }
-        }
-        self.registers.chain = after.chain;
-        Ok(())
-    }
-
-    /// A gap at the very end of what was synced: only its own header tells what was in it.
-    fn close_unended(&mut self, tail: &mut Tail, gap: Gap) {
-        let Some(header) = gap.header else { return };
-        let (first, last) = (header.first(), header.last_position());
-        let hole = Hole {
-            first: first.position,
-            last,
-            identities: Some((first.position..=last).map(|position| LogId::new(first.term, position)).collect()),
-            before: header.last,
-            chain_before: Some(header.chain),
-            after: LogId::new(first.term, last),
-            chain_after: None,
-            segment: gap.segment,
-            offset: gap.offset,
-            end: tail.offset,
-        };
-        self.registers.outline.push(first, u64::from(header.count));
-        self.chain_lost = true;
-        let stamp = Stamp {
-            run: header.run,
-            truncations: gap.start.truncations,
-            truncated_low: gap.start.truncated_low,
-            versions: tail.versions,
-            vote: header.vote,
-            purged: self.registers.outline.purged(),
-        };
-        self.wounds.push(Wound::new(hole, Cause::Frames { start: gap.start, stamp }));
-    }
-
-    fn chain_below(&self, first: u64, start: &Start) -> Option<u64> {
-        let outline = &self.registers.outline;
-        if first == next_position(start.last) {
-            return Some(start.chain);
-        }
-        let below = first.checked_sub(1)?;
-        if outline.purged().is_some_and(|mark| mark.position == below) {
-            return self.registers.chain_at_purge;
-        }
-        let Stretch { segment, mut offset, .. } = self.index.find(below)?;
-        let mut window = Window::new(segment.file.clone(), segment.file_bytes, 64 << 10);
-        loop {
-            match look(&mut window, &self.ids, segment.number, offset, 0).ok()? {
-                Look::Entries(frame) if frame.header.last_position() >= below => {
-                    let count = (below.checked_sub(frame.header.first().position)? + 1) as usize;
-                    return Some(chain_after(&frame.header, &frame.records[..count]));
-                }
-                Look::Entries(frame) => offset = frame.header.end(),
-                Look::Other(header, _) => offset = header.end(),
-                Look::Headed(_) | Look::Nothing => return None,
-            }
-        }
-    }
-
-    fn state(&mut self, header: &FrameHeader, versions: Vec<Version>) {
-        self.registers.versions = Versions::new(versions);
-        self.sound_versions = None;
-        self.base_told = true;
-        self.state_lost = false;
-        self.take_registers(header);
-        if let Some(mark) = header.purged {
-            self.registers.outline.mark_purged(mark);
-            self.registers.chain_at_purge = header.aux;
-        }
-    }
-
-    fn take_registers(&mut self, header: &FrameHeader) {
-        self.registers.vote = header.vote;
-        self.registers.committed = header.committed;
-        self.registers.applied = header.applied;
-    }
-
-    fn apply(&mut self, tail: &mut Tail, frame: Whole) {
-        self.take_registers(frame.header());
-        self.report.clean = false;
-        let (header, payload) = match frame {
-            Whole::Entries(entries) => return self.apply_entries(tail, &entries),
-            Whole::Other(header, payload) => (header, payload),
-        };
-        match header.kind {
-            FrameKind::State => {
-                if let Some(versions) = decode_versions(&payload) {
-                    self.state(&header, versions);
-                }
-                tail.opened_upto = tail.opened_upto.max(header.end());
-            }
-            FrameKind::Truncate => {
-                let first_removed = next_position(header.at);
-                let chain = header.aux.unwrap_or(0);
-                self.registers.chain = chain;
-                self.cut_wounds(first_removed, header.at, Some(chain));
-                self.note_cut(tail, first_removed, header.at);
-            }
-            FrameKind::Purge => {
-                if let Some(mark) = header.purged {
-                    if header.sub == SUB_DROPPED {
-                        self.drop_log(tail, mark, header.aux);
-                    }
-                    self.registers.outline.mark_purged(mark);
-                    self.registers.chain_at_purge = header.aux;
-                    self.purge_versions(mark);
-                    let base = self.registers.versions.base(mark);
-                    let base = base.map(|base| self.registers.versions.as_slice()[base].at);
-                    self.base_told = true;
-                    self.state_lost = base != header.at;
-                }
-            }
-            FrameKind::Version => {
-                if let Some(at) = header.at {
-                    self.registers.versions.save(Version { at, bytes: payload });
-                    let len = self.registers.versions.as_slice().len();
-                    self.sound_versions = self.sound_versions.map(|sound| sound.min(len - 1));
-                }
-                tail.versions += 1;
-            }
-            FrameKind::Snapshot => {
-                if let Some(at) = header.at {
-                    let version = Version { at, bytes: payload };
-                    if header.sub == SUB_DROPPED {
-                        self.drop_log(tail, at, header.aux);
-                        self.registers.versions = Versions::new(vec![version]);
-                        self.sound_versions = None;
-                    } else {
-                        self.registers.outline.mark_purged(at);
-                        let removed = self.registers.versions.install(version);
-                        self.sound_versions = self.sound_versions.map(|sound| sound.saturating_sub(removed) + 1);
-                        self.registers.chain_at_purge = header.aux;
-                    }
-                    self.base_told = true;
-                    self.state_lost = false;
-                }
-                tail.versions += 1;
-            }
-            FrameKind::Mark => self.report.clean = header.sub == SUB_STOP,
-            FrameKind::Seal => tail.sealed = true,
-            // The vote was in the header.
-            FrameKind::Vote | FrameKind::Pad | FrameKind::Entries => {}
-        }
-    }
-
-    fn apply_entries(&mut self, tail: &mut Tail, entries: &EntriesFrame) {
-        let header = &entries.header;
-        let first = header.first();
-        if !self.registers.outline.accepts(first) {
-            // Compared with `last` before; a term that falls is a bug of the writer.
-            tracing::error!(journal = self.ids.group, at = %first, "an entry's term is below its predecessor's");
-        }
-        let last = tail.places.places.last();
-        let far = last.is_none_or(|place| header.offset - place.offset >= self.index_step_bytes);
-        if far || tail.place_due {
-            let place = Place { position: first.position, offset: header.offset };
-            tail.places.places.push(place);
-            self.index.add_place(tail.number, place);
-            tail.place_due = false;
-        }
-        if tail.places.runs.last().is_none_or(|run| run.term != first.term) {
-            tail.places.runs.push(first);
-        }
-        self.registers.outline.push(first, u64::from(header.count));
-        self.registers.chain = chain_after(header, &entries.records);
-    }
-
-    fn purge_versions(&mut self, mark: LogId) {
-        let before = self.registers.versions.as_slice().len();
-        self.registers.versions.purge(mark);
-        let removed = before - self.registers.versions.as_slice().len();
-        self.sound_versions = self.sound_versions.and_then(|sound| match sound.checked_sub(removed) {
-            Some(0) if removed > 0 => None,
-            rest => rest,
-        });
-    }
-
-    fn drop_log(&mut self, tail: &mut Tail, mark: LogId, chain: Option<u64>) {
-        tail.truncations += 1;
-        tail.truncated_low = 0;
-        self.cut_index(tail, 0);
-        self.wounds.clear();
-        self.registers.outline = Outline::starting_after(Some(mark));
-        self.registers.chain = chain.unwrap_or(0);
-        self.registers.chain_at_purge = chain;
-    }
-
-    /// A truncation that a frame tells of.
-    fn note_cut(&mut self, tail: &mut Tail, first_removed: u64, before: Option<LogId>) {
-        tail.truncations += 1;
-        tail.truncated_low = tail.truncated_low.min(first_removed);
-        self.cut(tail, first_removed, before);
-    }
-
-    /// Holes in what was removed are none any more. One that reaches into it ends where the rest does.
-    fn cut_wounds(&mut self, first_removed: u64, before: Option<LogId>, chain: Option<u64>) {
-        self.wounds.retain(|wound| wound.hole.first < first_removed);
-        let Some(position) = first_removed.checked_sub(1) else { return };
-        for wound in &mut self.wounds {
-            let id = before.or_else(|| self.registers.outline.id_at(position));
-            wound.end_at(id.unwrap_or(LogId::new(wound.hole.after.term, position)), chain);
-        }
-    }
-
-    fn cut(&mut self, tail: &mut Tail, first_removed: u64, before: Option<LogId>) {
-        self.registers.outline.cut_after(first_removed, before);
-        self.registers.versions.cut(first_removed);
-        let len = self.registers.versions.as_slice().len();
-        self.sound_versions = self.sound_versions.map(|sound| sound.min(len));
-        self.cut_index(tail, first_removed);
-    }
-
-    fn cut_index(&mut self, tail: &mut Tail, first_removed: u64) {
-        tail.places.places.retain(|place| place.position < first_removed);
-        tail.places.runs.retain(|run| run.position < first_removed);
-        tail.place_due = true;
-        self.index.cut(first_removed);
-    }
 }
 
 enum Whole {
@@ -950,13 +533,6 @@ enum FramesEnd {
     Synced(u64),
     /// Nothing.
     Open,
-}
-
-/// What is told of the stream by whatever can be read behind a gap.
-struct After {
-    last: Option<LogId>,
-    chain: u64,
-    stamp: Stamp,
 }
 
 /// The Seal frame of a segment and its index, by way of the trailer.

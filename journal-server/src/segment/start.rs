@@ -18,8 +18,9 @@ use super::reader::chain_at;
 use super::recovery::Opened;
 use super::replay::Replay;
 use super::ring::Ring;
+use super::sheet::Sheet;
 use super::shelf::{Shelf, Spare};
-use super::tape::{Active, ChainLookup, PreviousSegment, Sheet, Tape};
+use super::tape::{Active, ChainLookup, PreviousSegment, Tape};
 use super::types::{Error, Ids, Options};
 use super::writer::{Writer, apply_effect};
 

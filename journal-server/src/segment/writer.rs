@@ -16,7 +16,8 @@ use tokio::time::Instant;
 use super::format::{SUB_IDLE, SUB_STOP};
 use super::index::Index;
 use super::log::{Item, Shared, failed_error};
-use super::tape::{Effect, Sheet, Tape};
+use super::sheet::{Effect, Sheet};
+use super::tape::Tape;
 use super::types::{Done, LogEntry, LogId};
 
 /// Staging memory kept between plans.
