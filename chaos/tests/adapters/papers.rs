@@ -38,11 +38,17 @@ async fn an_adapter_shows_its_papers_to_the_journal_and_follows_when_they_are_re
 #[tokio::test]
 async fn an_adapter_without_papers_is_let_nowhere_and_says_so() {
     let front = Front::on(Options { tls: true, ..Options::default() }, 1, flags).await;
-    let stranger = front.another(Vec::new());
-    let refused = stranger.wait_ready(Duration::from_secs(5)).await;
-    assert!(refused.is_err(), "it became ready");
-    let log = std::fs::read_to_string(stranger.log()).unwrap();
-    assert!(log.contains("waiting for the journal") && log.contains("without TLS (--journal-ca-file)"), "{log}");
-    stranger.kill9();
+    let mut knows_whom_to_trust = flags(front.cluster.as_ref().unwrap());
+    knows_whom_to_trust.retain(|flag| flag.starts_with("--journal-ca-file"));
+    for (has, is_told) in
+        [(Vec::new(), "without TLS (--journal-ca-file)"), (knows_whom_to_trust, "CertificateRequired")]
+    {
+        let stranger = front.another(has);
+        let refused = stranger.wait_ready(Duration::from_secs(5)).await;
+        assert!(refused.is_err(), "it became ready");
+        let log = std::fs::read_to_string(stranger.log()).unwrap();
+        assert!(log.contains("waiting for the journal") && log.contains(is_told), "{log}");
+        stranger.kill9();
+    }
     front.stop().await;
 }
