@@ -458,7 +458,11 @@ impl Vitals for Health {
                     Err(_) => Err("the journal does not answer".into()),
                 }
             }
-            Check::NonLearner => Ok(()),
+            // etcd's words.
+            Check::NonLearner => match shared.is_learner() {
+                true => Err("not supported for learner".into()),
+                false => Ok(()),
+            },
             Check::Leader => match shared.has_leader() {
                 true => Ok(()),
                 false => Err("no leader".into()),

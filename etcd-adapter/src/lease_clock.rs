@@ -101,6 +101,11 @@ impl LeaseClock {
         self.voices.remove(&producer);
     }
 
+    /// For how long this producer has not been heard, while the clock ran.
+    pub fn silent_for(&self, producer: Position) -> Option<Duration> {
+        self.voices.get(&producer).map(|voice| self.now - voice.since)
+    }
+
     /// What is left of a lease, in whole seconds; not above zero once a full TTL has passed.
     pub fn remaining(&self, id: i64) -> Option<i64> {
         let timer = self.leases.get(&id)?;

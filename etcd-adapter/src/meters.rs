@@ -140,6 +140,9 @@ pub struct Meters {
     pub forgotten: Count,
     pub received_bytes: Count,
     pub sent_bytes: Count,
+    pub promotions: Count,
+    /// Learners that were not promoted, by why.
+    pub promotions_refused: [Count; 4],
 }
 
 impl Default for Meters {
@@ -176,6 +179,8 @@ impl Default for Meters {
             forgotten: Count::default(),
             received_bytes: Count::default(),
             sent_bytes: Count::default(),
+            promotions: Count::default(),
+            promotions_refused: Default::default(),
         }
     }
 }

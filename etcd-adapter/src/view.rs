@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -64,6 +64,7 @@ pub struct Published {
     pub applied: Position,
     pub compact_revision: Revision,
     pub logical_bytes: u64,
+    pub learners: bool,
 }
 
 impl Published {
@@ -73,6 +74,7 @@ impl Published {
             applied: state.applied(),
             compact_revision: state.compact_revision(),
             logical_bytes: state.logical_bytes(),
+            learners: state.has_learners(),
         }
     }
 }
@@ -89,6 +91,7 @@ struct Inner {
     /// Beside the revision, so that most calls need no lock.
     compact_revision: AtomicI64,
     logical_bytes: AtomicU64,
+    learners: AtomicBool,
     /// How many keys remain from a key on, at a revision: what the next page will need to know.
     pages: Mutex<Pages>,
     /// How the store failed, once it did.
@@ -113,6 +116,7 @@ impl View {
             applied: AtomicU64::new(published.applied.0),
             compact_revision: AtomicI64::new(published.compact_revision),
             logical_bytes: AtomicU64::new(published.logical_bytes),
+            learners: AtomicBool::new(published.learners),
             pages: Mutex::new(Pages::default()),
             broken: Mutex::default(),
         }))
@@ -125,6 +129,7 @@ impl View {
     pub fn publish(&self, published: Published) {
         self.0.logical_bytes.store(published.logical_bytes, Ordering::Relaxed);
         self.0.compact_revision.store(published.compact_revision, Ordering::Release);
+        self.0.learners.store(published.learners, Ordering::Release);
         self.0.revision.store(published.revision, Ordering::Release);
         self.0.applied.store(published.applied.0, Ordering::Release);
     }
@@ -144,6 +149,12 @@ impl View {
 
     pub fn logical_bytes(&self) -> u64 {
         self.0.logical_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether this member is a learner. Where nobody is, that costs no lock.
+    pub fn is_learner(&self, id: u64) -> bool {
+        let learner = |state: &State| state.member(id).is_some_and(|member| member.learner);
+        self.0.learners.load(Ordering::Acquire) && self.with_state(learner)
     }
 
     pub fn has_alarm(&self, kind: AlarmKind) -> bool {

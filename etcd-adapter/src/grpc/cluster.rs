@@ -1,7 +1,9 @@
 //! etcd's Cluster service: members are the running adapters, and those that an operator announced.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use proto::Position;
 use proto::etcd::cluster_server::Cluster;
 use proto::etcd::*;
 use tonic::{Request, Response, Status};
@@ -9,6 +11,15 @@ use tonic::{Request, Response, Status};
 use super::{Shared, answer_of, status, unexpected};
 use crate::command::Command;
 use crate::mvcc::{Answer, Member as Known};
+
+/// A learner is in sync if its last beat came within this time (it has one every second) ...
+const HEARD_WITHIN: Duration = Duration::from_secs(3);
+/// ... and told of an applied position that is so close to the beat's own: what is under way in a moment.
+const BEHIND_MAX: u64 = 1000;
+
+/// Why learners are not promoted, as it is counted: what clients are told, or anything else.
+pub const NOT_PROMOTED: [&str; 4] =
+    [status::LEARNER_NOT_READY.1, status::MEMBER_NOT_LEARNER.1, status::MEMBER_NOT_FOUND.1, "other"];
 
 #[derive(Clone)]
 pub struct ClusterService(pub Arc<Shared>);
@@ -40,6 +51,33 @@ impl ClusterService {
         self.0.view.with_state(|state| {
             state.member(id).is_some_and(runs) && !state.members().any(|other| other.id != id && runs(other))
         })
+    }
+
+    /// Whether a learner runs and has applied nearly all there is, as its beats tell. What is no learner is for apply
+    /// to judge.
+    fn may_be_promoted(&self, id: u64) -> bool {
+        let beat = self.0.view.with_state(|state| {
+            let member = state.member(id).filter(|member| member.learner)?;
+            let id = member.producer.unwrap_or(Position::NONE);
+            let told = state.producer(id).and_then(|producer| Some((producer.last_entry, producer.beat?)));
+            Some((id, told.filter(|(_, beat)| beat.ready)))
+        });
+        match beat {
+            None => true,
+            Some((_, None)) => false,
+            Some((producer, Some((at, beat)))) => {
+                let heard = self.0.leases.lock().silent_for(producer).is_some_and(|silent| silent < HEARD_WITHIN);
+                heard && at.0.saturating_sub(beat.applied.0) <= BEHIND_MAX
+            }
+        }
+    }
+
+    async fn promote(&self, id: u64) -> Result<Vec<Member>, Status> {
+        self.0.confirm().await?;
+        match self.may_be_promoted(id) {
+            true => Ok(self.change(Command::MemberPromote { id }).await?.1),
+            false => Err(status::LEARNER_NOT_READY.into()),
+        }
     }
 
     async fn change(&self, command: Command) -> Result<(Option<Member>, Vec<Member>), Status> {
@@ -104,7 +142,16 @@ impl Cluster for ClusterService {
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        let (_, members) = self.change(Command::MemberPromote { id: request.into_inner().id }).await?;
+        let promoted = self.promote(request.into_inner().id).await;
+        let meters = &self.0.meters;
+        match &promoted {
+            Ok(_) => meters.promotions.add(1),
+            Err(told) => {
+                let why = NOT_PROMOTED.iter().position(|why| *why == told.message());
+                meters.promotions_refused[why.unwrap_or(NOT_PROMOTED.len() - 1)].add(1);
+            }
+        }
+        let members = promoted?;
         Ok(Response::new(MemberPromoteResponse { header: self.header(), members }))
     }
 }

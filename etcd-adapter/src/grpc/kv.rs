@@ -45,8 +45,11 @@ fn folder(key: &Bytes) -> Cow<'_, [u8]> {
 }
 
 impl Shared {
-    /// Answers a range request, linearizable unless it says otherwise.
+    /// Answers a range request, linearizable unless it says otherwise. A learner answers no other ones.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+        if !request.serializable && self.is_learner() {
+            return Err(status::NOT_SUPPORTED_FOR_LEARNER.into());
+        }
         let began = tokio::time::Instant::now();
         let answer = self.range_unmeasured(request).await;
         self.meters.ranges.add(1);

@@ -126,11 +126,9 @@ impl Maintenance for MaintenanceService {
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let shared = &self.0;
-        let own = shared.member_id.get().copied().unwrap_or_default();
-        let (leader, size, learner, target, mut errors) = shared.view.with_state(|state| {
+        let (leader, size, target, mut errors) = shared.view.with_state(|state| {
             let errors: Vec<_> = state.alarms().map(|alarm| alarm_text(&alarm)).collect();
-            let learner = state.member(own).is_some_and(|member| member.learner);
-            (state.leader(), state.logical_bytes(), learner, state.downgrade().map(str::to_owned), errors)
+            (state.leader(), state.logical_bytes(), state.downgrade().map(str::to_owned), errors)
         });
         let has_leader = shared.has_leader();
         if !has_leader {
@@ -148,7 +146,7 @@ impl Maintenance for MaintenanceService {
             raft_applied_index: applied.0.saturating_sub(1),
             errors,
             db_size_in_use: size as i64,
-            is_learner: learner,
+            is_learner: shared.is_learner(),
             storage_version: STORAGE_VERSION.into(),
             db_size_quota: shared.config.limits.quota_bytes.map_or(0, |quota| quota as i64),
             downgrade_info: Some(DowngradeInfo {

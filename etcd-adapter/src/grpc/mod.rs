@@ -48,6 +48,7 @@ use crate::view::View;
 use crate::watch::Hub;
 
 pub use calls::Calls;
+pub use cluster::NOT_PROMOTED;
 pub use unary::Unary;
 
 /// What a message may have around a request of the largest size.
@@ -86,6 +87,11 @@ impl Shared {
 
     pub fn message_bytes_max(&self) -> usize {
         self.config.limits.request_bytes + MESSAGE_OVERHEAD_BYTES
+    }
+
+    /// Whether this adapter joined as a learner, and was not promoted yet.
+    pub fn is_learner(&self) -> bool {
+        self.member_id.get().is_some_and(|own| self.view.is_learner(*own))
     }
 
     /// Whether the journal answered lately that it has a leader.
@@ -193,7 +199,9 @@ impl Services {
     {
         let request = request.map(Body::new);
         let started = self.shared.calls.started(request.uri().path());
-        let response = match check_metadata(request.headers(), &self.shared) {
+        let checked = check_learner(request.uri().path(), &self.shared)
+            .and_then(|()| check_metadata(request.headers(), &self.shared));
+        let response = match checked {
             Err(status) => status.into_http(),
             Ok(()) => self.route(request).await,
         };
@@ -272,6 +280,18 @@ fn as_of_a_client(mut response: Response<Body>) -> Response<Body> {
         headers.insert("grpc-status", http::HeaderValue::from_static("2"));
     }
     response
+}
+
+/// What a learner answers. Of ranges only the serializable ones: [`Shared::range`] sees which are.
+const FOR_LEARNERS: [&str; 3] =
+    ["/etcdserverpb.KV/Range", "/etcdserverpb.Maintenance/Status", "/etcdserverpb.Maintenance/Snapshot"];
+
+/// Clients are not to use a learner, and whatever they call tells them so; an unknown method is just unknown.
+fn check_learner(path: &str, shared: &Shared) -> Result<(), Status> {
+    match calls::method(path).is_some() && !FOR_LEARNERS.contains(&path) && shared.is_learner() {
+        true => Err(status::NOT_SUPPORTED_FOR_LEARNER.into()),
+        false => Ok(()),
+    }
 }
 
 /// What every call's metadata must satisfy.

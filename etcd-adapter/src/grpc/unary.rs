@@ -130,6 +130,9 @@ where
 }
 
 fn asked<Asked: Message + Default>(shared: &Shared, call: Unary, message: Bytes) -> Result<Asked, Status> {
+    if !matches!(call.method, Method::Range) && shared.is_learner() {
+        return Err(status::NOT_SUPPORTED_FOR_LEARNER.into());
+    }
     if call.leader_required && !shared.has_leader() {
         return Err(status::NO_LEADER.into());
     }

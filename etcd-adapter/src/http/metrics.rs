@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::applier::Standing;
 use crate::command::AlarmKind;
 use crate::config::VERSION;
-use crate::grpc::Shared;
+use crate::grpc::{NOT_PROMOTED, Shared};
 use crate::meters::Histogram;
 
 /// Everything, in Prometheus' text format.
@@ -62,15 +62,12 @@ fn said(label: &str, text: &str) -> [(String, u64); 1] {
 
 fn server(page: &mut Page, shared: &Shared, standing: &Standing, member: u64) {
     let m = &*shared.meters;
-    let (leader, learner, alarms) = shared.view.with_state(|state| {
-        let learner = state.members().any(|other| other.id == member && other.learner);
-        (state.leader(), learner, state.alarms().collect::<Vec<_>>())
-    });
+    let (leader, alarms) = shared.view.with_state(|state| (state.leader(), state.alarms().collect::<Vec<_>>()));
     let tail = tail_of(shared, standing);
     let (unresolved, _) = shared.proposer.depth();
     page.gauge("etcd_server_has_leader", &u8::from(shared.has_leader()));
     page.gauge("etcd_server_is_leader", &u8::from(leader == member));
-    page.gauge("etcd_server_is_learner", &u8::from(learner));
+    page.gauge("etcd_server_is_learner", &u8::from(shared.is_learner()));
     page.counter("etcd_server_leader_changes_seen_total", &standing.terms);
     page.gauge("etcd_server_proposals_pending", &unresolved);
     page.gauge("etcd_server_proposals_committed_total", &tail.0.saturating_sub(1));
@@ -80,7 +77,13 @@ fn server(page: &mut Page, shared: &Shared, standing: &Standing, member: u64) {
     page.counter("etcd_server_slow_apply_total", &m.slow_applies.get());
     page.counter("etcd_server_slow_read_indexes_total", &m.slow_reads.get());
     page.counter("etcd_server_read_indexes_failed_total", &m.reads_failed.get());
-    page.counter("etcd_server_learner_promote_successes", &0);
+    page.counter("etcd_server_learner_promote_successes", &m.promotions.get());
+    let refused: Vec<_> = NOT_PROMOTED
+        .iter()
+        .zip(&m.promotions_refused)
+        .map(|(why, count)| (format!("Reason=\"{why}\""), count.get()))
+        .collect();
+    page.labelled("counter", "etcd_server_learner_promote_failures", &refused);
     page.gauge("etcd_server_snapshot_apply_in_progress_total", &0);
     page.gauge("etcd_server_quota_backend_bytes", &shared.config.limits.quota_bytes.unwrap_or(0));
     page.labelled("gauge", "etcd_server_version", &said("server_version", VERSION));

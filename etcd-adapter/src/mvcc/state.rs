@@ -117,6 +117,11 @@ impl State {
         self.registry.by_name(name).filter(|member| !member.name.is_empty())
     }
 
+    /// Whether any member is there that clients are not to use yet.
+    pub fn has_learners(&self) -> bool {
+        self.members().any(|member| member.learner)
+    }
+
     /// The live producers.
     pub fn producers(&self) -> &BTreeMap<Position, Producer> {
         &self.registry.producers

@@ -21,11 +21,14 @@ pub struct Way {
     mishears: Arc<AtomicBool>,
     /// Nothing goes through, in neither direction; what was sent meanwhile arrives later.
     held: watch::Sender<bool>,
+    /// What is sent goes through, and no entry is heard.
+    deaf: watch::Sender<bool>,
 }
 
 impl Way {
     pub fn to(journal: &MemoryJournal) -> Way {
-        Way { journal: journal.clone(), mishears: Arc::default(), held: watch::Sender::new(false) }
+        let [held, deaf] = std::array::from_fn(|_| watch::Sender::new(false));
+        Way { journal: journal.clone(), mishears: Arc::default(), held, deaf }
     }
 
     pub fn mishear_a_put(&self) {
@@ -34,6 +37,10 @@ impl Way {
 
     pub fn hold(&self, held: bool) {
         self.held.send_replace(held);
+    }
+
+    pub fn deafen(&self, deaf: bool) {
+        self.deaf.send_replace(deaf);
     }
 
     async fn open(&self) {
@@ -78,6 +85,7 @@ impl Journal for Way {
             let way = way.clone();
             async move {
                 way.open().await;
+                let _ = way.deaf.subscribe().wait_for(|deaf| !deaf).await;
                 run.map(|run| way.hear(run))
             }
         });

@@ -10,6 +10,7 @@ mod divergence;
 mod found;
 mod hurt;
 mod keys;
+mod learners;
 mod leases;
 mod others;
 mod silence;
