@@ -108,7 +108,7 @@ impl Adapter {
                 let description = journal.describe().await?;
                 (journal, description)
             }
-            None => boot::open_journal(&config, env.connector.clone()).await?,
+            None => boot::open_journal(&config, env.connector.clone(), vitals.meters.clone()).await?,
         };
         let journal = match &env.around {
             Some(around) => around(journal),

@@ -117,6 +117,8 @@ pub struct Applier {
     flushing: Arc<AtomicBool>,
     /// Compactions whose past is not forgotten yet.
     compactions: VecDeque<(Instant, i64)>,
+    /// Since when the first of them is being forgotten.
+    forgetting: Option<Instant>,
 }
 
 impl Applier {
@@ -151,6 +153,7 @@ impl Applier {
             last_flush: Instant::now(),
             flushing: Arc::default(),
             compactions: VecDeque::from_iter((compacted > 0).then(|| (Instant::now(), compacted))),
+            forgetting: None,
         }
     }
 
@@ -502,11 +505,15 @@ impl Applier {
             self.last_flush = self.last_flush.checked_sub(FLUSH_EVERY).unwrap_or(self.last_flush);
             return Ok(());
         };
+        let began = Instant::now();
         let forgotten = self.state.write().forget(floor.min(flushed.compact_revision), FORGET_STEPS);
+        self.meters.compaction_pause.observe_millis(began.elapsed());
+        let since = *self.forgetting.get_or_insert(began);
         self.meters.forgotten.add(forgotten as u64);
         if forgotten < FORGET_STEPS {
             self.compactions.pop_front();
-            let sweep = sweep(self.view.clone(), floor, self.flushing.clone(), self.drive);
+            self.forgetting = None;
+            let sweep = sweep(self.view.clone(), floor, since, self.flushing.clone(), self.meters.clone(), self.drive);
             tokio::spawn(sweep);
         }
         Ok(())
@@ -515,17 +522,19 @@ impl Applier {
 
 /// Drops what was forgotten, piece by piece. It rests as long as it works, and lets a flush go first:
 /// writes may have to wait for that.
-async fn sweep(view: View, floor: i64, flushing: Arc<AtomicBool>, drive: Drive) {
+async fn sweep(view: View, floor: i64, since: Instant, flushing: Arc<AtomicBool>, meters: Arc<Meters>, drive: Drive) {
     loop {
         while flushing.load(Ordering::Acquire) {
             sleep(FORGET_EVERY).await;
         }
         let began = Instant::now();
         let piece = view.store().clone();
-        match drive.run(move || piece.sweep(floor)).await {
+        let swept = drive.run(move || piece.sweep(floor)).await;
+        meters.compaction_pause.observe_millis(began.elapsed());
+        match swept {
             // A rest of no time would be none.
             Some(Ok(true)) => sleep(began.elapsed().clamp(REST_MIN, REST_MAX)).await,
-            Some(Ok(false)) => return,
+            Some(Ok(false)) => return meters.compacted(since.elapsed()),
             Some(Err(error)) => {
                 let _ = view.noted::<()>(Err(error.into()));
                 return;

@@ -20,6 +20,8 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::config::{Config, Source, fits};
 use crate::env::Shelf;
+use crate::http::counting::CountingConnector;
+use crate::meters::Meters;
 use crate::mvcc::State;
 use crate::room::Room;
 use crate::store::{Memory, Origin, Store, StoreError};
@@ -47,10 +49,11 @@ pub struct Boot {
 
 /// Opens the journal, creating it if it is absent, and says what it is. Waits for as long as it takes.
 ///
-/// Nodes are reached by `connector`, and without one by TCP.
+/// Nodes are reached by `connector`, and without one by TCP; how much is said to them is counted.
 pub async fn open_journal(
     config: &Config,
     connector: Option<Arc<dyn Connector>>,
+    meters: Arc<Meters>,
 ) -> anyhow::Result<(Arc<dyn Journal>, Description)> {
     let Source::Cluster(source) = &config.source else {
         let journal = MemoryJournal::with_entry_bytes_max("ephemeral", EPHEMERAL_ENTRY_BYTES);
@@ -61,6 +64,7 @@ pub async fn open_journal(
         Some(connector) => connector,
         None => Arc::new(TcpConnector::new(source.tls.clone(), source.allow_plaintext)?),
     };
+    let connector = Arc::new(CountingConnector { connector, meters });
     let tail_from = if source.nearest { TailFrom::Nearest } else { TailFrom::Leader };
     let settings = Settings { tail_from, ..Settings::default() };
     let cluster = Cluster::new(source.endpoints.clone(), connector, settings)?;

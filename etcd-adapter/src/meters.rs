@@ -4,47 +4,35 @@
 
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use crate::command::Command;
 use crate::mvcc::{Answer, Applied, OpAnswer, OpResult};
 
-/// etcd's bounds: 1 ms and its doubles.
-const DISK: &[f64] =
-    &[0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192];
-/// etcd's bounds for what takes 0.1 ms and more.
-const QUICK: &[f64] = &[
-    0.0001, 0.0002, 0.0004, 0.0008, 0.0016, 0.0032, 0.0064, 0.0128, 0.0256, 0.0512, 0.1024, 0.2048, 0.4096, 0.8192,
-    1.6384, 3.2768,
-];
+/// Bounds of a histogram: a number and its doubles.
+const fn doubles<const N: usize>(first: f64) -> [f64; N] {
+    let mut bounds = [first; N];
+    let mut i = 1;
+    while i < N {
+        bounds[i] = bounds[i - 1] * 2.0;
+        i += 1;
+    }
+    bounds
+}
+
+// etcd's bounds, in seconds where nothing else is said.
+const DISK: &[f64] = &doubles::<14>(0.001);
+const QUICK: &[f64] = &doubles::<16>(0.0001);
+const HASHES: &[f64] = &doubles::<15>(0.01);
+const TTLS: &[f64] = &doubles::<24>(1.0);
+pub const DEFRAGMENTATIONS: &[f64] = &doubles::<13>(0.1);
+pub const SNAPSHOTS: &[f64] = &doubles::<17>(0.01);
+pub const TRANSFERS: &[f64] = &doubles::<10>(0.1);
+/// In milliseconds.
+const PAUSES: &[f64] = &doubles::<13>(1.0);
+const COMPACTIONS: &[f64] = &doubles::<14>(100.0);
 /// What Prometheus proposes, and the gRPC servers of etcd use.
 pub const CALLS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
-/// Seconds that leases are granted for: 1 and its doubles.
-const TTLS: &[f64] = &[
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    16.0,
-    32.0,
-    64.0,
-    128.0,
-    256.0,
-    512.0,
-    1024.0,
-    2048.0,
-    4096.0,
-    8192.0,
-    16384.0,
-    32768.0,
-    65536.0,
-    131_072.0,
-    262_144.0,
-    524_288.0,
-    1_048_576.0,
-    2_097_152.0,
-    4_194_304.0,
-    8_388_608.0,
-];
 /// etcd calls an apply slow that takes longer.
 const SLOW_APPLY: Duration = Duration::from_millis(100);
 /// Likewise a question for the tail.
@@ -68,6 +56,16 @@ impl Histogram {
         let bucket = self.bounds.partition_point(|bound| *bound < took.as_secs_f64());
         self.buckets[bucket].fetch_add(1, Ordering::Relaxed);
         self.nanos.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// The same, where bounds are in milliseconds.
+    pub fn observe_millis(&self, took: Duration) {
+        self.observe(took * 1000);
+    }
+
+    /// Whether nothing was observed.
+    pub fn is_empty(&self) -> bool {
+        self.buckets.iter().all(|bucket| bucket.load(Ordering::Relaxed) == 0)
     }
 
     /// Its lines; `labels` is empty or ends in a comma.
@@ -102,6 +100,60 @@ impl Count {
     }
 }
 
+/// Bytes of connections.
+#[derive(Default)]
+pub struct Traffic {
+    pub received: Count,
+    pub sent: Count,
+}
+
+/// Requests whose time is measured, in etcd's words: those that go through the log, and reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Range,
+    ReadonlyTxn,
+    Put,
+    DeleteRange,
+    Txn,
+    Compaction,
+    LeaseGrant,
+    LeaseRevoke,
+    Alarm,
+}
+
+impl Kind {
+    pub const ALL: [Kind; 9] = [
+        Kind::Range,
+        Kind::ReadonlyTxn,
+        Kind::Put,
+        Kind::DeleteRange,
+        Kind::Txn,
+        Kind::Compaction,
+        Kind::LeaseGrant,
+        Kind::LeaseRevoke,
+        Kind::Alarm,
+    ];
+
+    pub fn of(command: &Command) -> Option<Kind> {
+        Some(match command {
+            Command::Put(_) => Kind::Put,
+            Command::DeleteRange(_) => Kind::DeleteRange,
+            Command::Txn(_) => Kind::Txn,
+            Command::Compact { .. } => Kind::Compaction,
+            Command::LeaseGrant { .. } => Kind::LeaseGrant,
+            Command::LeaseRevoke { .. } => Kind::LeaseRevoke,
+            Command::Alarm { .. } => Kind::Alarm,
+            _ => return None,
+        })
+    }
+}
+
+/// How long requests of one kind took, by whether they got through.
+pub struct Requests {
+    pub done: Histogram,
+    pub failed: Histogram,
+}
+
 /// Everything that is measured.
 pub struct Meters {
     /// From an entry's first sending until the journal says that it is durable.
@@ -117,6 +169,26 @@ pub struct Meters {
     /// Answering a range, its confirmation included, by whether it succeeded.
     pub ranges_done: Histogram,
     pub ranges_failed: Histogram,
+    /// By [`Kind`].
+    requests: [Requests; Kind::ALL.len()],
+    pub hash: Histogram,
+    pub hash_kv: Histogram,
+    /// How long one step of a compaction had the index for itself, or took away a piece of the past.
+    pub compaction_pause: Histogram,
+    /// From the first such step of a compaction to its last, rests included.
+    pub compaction: Histogram,
+    /// When the last one ended, in seconds of Unix; 0 if none has since the start.
+    pub compacted_at: AtomicU64,
+    /// One turn of a watch stream's loop that sent events, for all its watchers; and its share of each event.
+    pub watch_turn: Histogram,
+    pub watch_event: Histogram,
+    /// Sending one answer to a creation or cancellation; sending one progress.
+    pub watch_control: Histogram,
+    pub watch_progress: Histogram,
+    pub watch_receive_failures: Count,
+    pub keep_alive_receive_failures: Count,
+    /// Append streams that broke.
+    pub disconnected: Count,
     pub lease_ttl: Histogram,
     pub slow_applies: Count,
     pub slow_reads: Count,
@@ -138,8 +210,10 @@ pub struct Meters {
     pub commands: Count,
     pub panics: Count,
     pub forgotten: Count,
-    pub received_bytes: Count,
-    pub sent_bytes: Count,
+    /// With clients.
+    pub clients: Traffic,
+    /// With the journal's nodes.
+    pub journal: Traffic,
     pub promotions: Count,
     /// Learners that were not promoted, by why.
     pub promotions_refused: [Count; 4],
@@ -156,6 +230,19 @@ impl Default for Meters {
             apply: quick(),
             ranges_done: quick(),
             ranges_failed: quick(),
+            requests: Kind::ALL.map(|_| Requests { done: disk(), failed: disk() }),
+            hash: Histogram::new(HASHES),
+            hash_kv: Histogram::new(HASHES),
+            compaction_pause: Histogram::new(PAUSES),
+            compaction: Histogram::new(COMPACTIONS),
+            compacted_at: AtomicU64::new(0),
+            watch_turn: disk(),
+            watch_event: disk(),
+            watch_control: disk(),
+            watch_progress: disk(),
+            watch_receive_failures: Count::default(),
+            keep_alive_receive_failures: Count::default(),
+            disconnected: Count::default(),
             lease_ttl: Histogram::new(TTLS),
             slow_applies: Count::default(),
             slow_reads: Count::default(),
@@ -177,8 +264,8 @@ impl Default for Meters {
             commands: Count::default(),
             panics: Count::default(),
             forgotten: Count::default(),
-            received_bytes: Count::default(),
-            sent_bytes: Count::default(),
+            clients: Traffic::default(),
+            journal: Traffic::default(),
             promotions: Count::default(),
             promotions_refused: Default::default(),
         }
@@ -190,6 +277,29 @@ impl Meters {
     pub fn applied(&self, took: Duration) {
         self.apply.observe(took);
         self.slow_applies.add(u64::from(took > SLOW_APPLY));
+    }
+
+    /// A request of this kind ended.
+    pub fn request(&self, kind: Kind, done: bool, took: Duration) {
+        let requests = &self.requests[kind as usize];
+        if done { requests.done.observe(took) } else { requests.failed.observe(took) }
+    }
+
+    pub fn requests(&self, kind: Kind) -> &Requests {
+        &self.requests[kind as usize]
+    }
+
+    /// One turn sent so many events.
+    pub fn watched(&self, events: usize, took: Duration) {
+        self.watch_turn.observe(took);
+        self.watch_event.observe(took / u32::try_from(events).unwrap_or(u32::MAX).max(1));
+    }
+
+    /// A compaction that began then has nothing left to take away.
+    pub fn compacted(&self, took: Duration) {
+        self.compaction.observe_millis(took);
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        self.compacted_at.store(now.as_secs(), Ordering::Relaxed);
     }
 
     /// The journal answered where its tail is.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Frame, SizeHint};
+use parking_lot::RwLock;
 use tokio::time::Instant;
 use tonic::body::Body;
 
@@ -106,13 +107,75 @@ pub struct Calls {
     counts: Vec<Counts>,
     /// How long calls of each method took, where that is measured.
     times: Option<Vec<Histogram>>,
+    pub clients: Clients,
+}
+
+/// Versions of clients that are told apart. Anybody can make up more.
+const VERSIONS_MAX: usize = 32;
+/// Who says no version, or one too many, or one that is none.
+const NO_VERSION: usize = 0;
+
+/// How often which versions of clients called.
+pub struct Clients(RwLock<Vec<Client>>);
+
+struct Client {
+    version: String,
+    unary: AtomicU64,
+    streams: AtomicU64,
+}
+
+impl Client {
+    fn new(version: &str) -> Client {
+        Client { version: version.to_owned(), unary: AtomicU64::new(0), streams: AtomicU64::new(0) }
+    }
+}
+
+impl Clients {
+    /// The number of those who say this version.
+    pub fn of(&self, version: Option<&[u8]>) -> usize {
+        let readable = |byte: &u8| byte.is_ascii_alphanumeric() || b".-+_".contains(byte);
+        let version = version.filter(|version| version.len() <= 64 && version.iter().all(readable));
+        let Some(version) = version.and_then(|version| std::str::from_utf8(version).ok()) else { return NO_VERSION };
+        let place = |known: &[Client]| known.iter().position(|client| client.version == version);
+        if let Some(place) = place(&self.0.read()) {
+            return place;
+        }
+        let mut known = self.0.write();
+        if let Some(place) = place(&known) {
+            return place;
+        }
+        if known.len() >= VERSIONS_MAX {
+            return NO_VERSION;
+        }
+        known.push(Client::new(version));
+        known.len() - 1
+    }
+
+    pub fn unary(&self, client: usize) {
+        self.0.read()[client].unary.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn stream(&self, client: usize) {
+        self.0.read()[client].streams.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Calls {
     /// `timed` asks for how long calls took, too.
     pub fn new(timed: bool) -> Calls {
         let times = timed.then(|| METHODS.iter().map(|_| Histogram::new(meters::CALLS)).collect());
-        Calls { counts: METHODS.iter().map(|_| Counts::default()).collect(), times }
+        let clients = Clients(RwLock::new(vec![Client::new("unknown")]));
+        Calls { counts: METHODS.iter().map(|_| Counts::default()).collect(), times, clients }
+    }
+
+    /// A client of this version calls this method.
+    pub fn called(&self, path: &str, version: Option<&[u8]>) {
+        let client = self.clients.of(version);
+        match method(path).map(|method| METHODS[method].1) {
+            Some(UNARY) => self.clients.unary(client),
+            Some(_) => self.clients.stream(client),
+            None => {}
+        }
     }
 
     /// A call of this method begins. What is no method is not counted.
@@ -148,6 +211,14 @@ impl Calls {
                     let labels = labels(method);
                     let _ = writeln!(page, "grpc_server_handled_total{{grpc_code=\"{name}\",{labels}}} {handled}");
                 }
+            }
+        }
+        page.push_str("# TYPE etcd_server_client_requests_total counter\n");
+        for Client { version, unary, streams } in &*self.clients.0.read() {
+            for (kind, count) in [("unary", unary), ("stream", streams)] {
+                let count = count.load(Ordering::Relaxed);
+                let labels = format!("type=\"{kind}\",client_api_version=\"{version}\"");
+                let _ = writeln!(page, "etcd_server_client_requests_total{{{labels}}} {count}");
             }
         }
         let Some(times) = &self.times else { return };

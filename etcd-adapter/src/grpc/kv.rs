@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 
 use super::{Shared, answer_of, convert, status, status_of_invalid, unexpected};
 use crate::command::{self, Command, Op, SortOrder, SortTarget, Txn};
+use crate::meters::Kind;
 use crate::mvcc::{Answer, OpAnswer, OpResult, Revision, TxnAnswer};
 use crate::view::{Page, ReadError};
 
@@ -53,6 +54,7 @@ impl Shared {
         let began = tokio::time::Instant::now();
         let answer = self.range_unmeasured(request).await;
         self.meters.ranges.add(1);
+        self.meters.request(Kind::Range, answer.is_ok(), began.elapsed());
         match &answer {
             Ok(_) => self.meters.ranges_done.observe(began.elapsed()),
             Err(_) => self.meters.ranges_failed.observe(began.elapsed()),
@@ -113,10 +115,17 @@ impl Shared {
         let command = Command::Txn(txn);
         command::validate(&command, self.config.limits.txn_ops).map_err(status_of_invalid)?;
         let Command::Txn(txn) = command else { unreachable!("it was made two lines above") };
+        let began = tokio::time::Instant::now();
+        let answer = self.read_txn(&txn, serializable).await;
+        self.meters.request(Kind::ReadonlyTxn, answer.is_ok(), began.elapsed());
+        answer
+    }
+
+    async fn read_txn(&self, txn: &Txn, serializable: bool) -> Result<TxnResponse, Status> {
         if !serializable {
             self.confirm().await?;
         }
-        let (revision, answer) = self.view.txn(&txn)?;
+        let (revision, answer) = self.view.txn(txn)?;
         // Apply may be ahead of what is shown; what this answer shows must be visible everywhere here.
         while self.view.revision() < revision {
             tokio::task::yield_now().await;

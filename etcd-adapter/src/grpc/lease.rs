@@ -106,7 +106,11 @@ impl Lease for LeaseService {
         let (answers, stream) = tokio::sync::mpsc::channel(OUTBOUND_MAX);
         tokio::spawn(async move {
             let serve = async {
-                while let Some(request) = requests.message().await? {
+                while let Some(request) = requests.message().await.inspect_err(|error| {
+                    if error.code() != tonic::Code::Cancelled {
+                        shared.meters.keep_alive_receive_failures.add(1);
+                    }
+                })? {
                     if leader_required && !shared.has_leader() {
                         return Err(status::NO_LEADER.into());
                     }

@@ -6,6 +6,7 @@ use proto::etcd::alarm_request::AlarmAction as WireAction;
 use proto::etcd::downgrade_request::DowngradeAction;
 use proto::etcd::maintenance_server::Maintenance;
 use proto::etcd::*;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -162,12 +163,16 @@ impl Maintenance for MaintenanceService {
     }
 
     async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        let began = Instant::now();
         let hash = self.hash_kv(0).await?;
+        self.0.meters.hash.observe(began.elapsed());
         Ok(Response::new(HashResponse { header: self.header(), hash: hash.hash }))
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        let began = Instant::now();
         let hash = self.hash_kv(request.into_inner().revision).await?;
+        self.0.meters.hash_kv.observe(began.elapsed());
         Ok(Response::new(HashKvResponse {
             header: self.header(),
             hash: hash.hash,

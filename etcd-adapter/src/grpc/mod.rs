@@ -20,7 +20,7 @@ mod watch;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use proto::etcd::ResponseHeader;
 use proto::etcd::auth_server::AuthServer;
 use proto::etcd::cluster_server::ClusterServer;
@@ -30,6 +30,7 @@ use proto::etcd::maintenance_server::MaintenanceServer;
 use proto::health::health_server::HealthServer;
 use proto::v3electionpb::election_server::ElectionServer;
 use proto::v3lockpb::lock_server::LockServer;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tonic::body::Body;
@@ -39,7 +40,7 @@ use crate::applier::Standings;
 use crate::command::{self, AlarmAction, AlarmKind, Command};
 use crate::config::Config;
 use crate::lease_clock::LeaseClock;
-use crate::meters::Meters;
+use crate::meters::{Kind, Meters};
 use crate::mvcc::{Answer, Refusal, Reply, Revision};
 use crate::proposal::{Failed, Proposer};
 use crate::reads::{Reads, Unconfirmed};
@@ -112,7 +113,12 @@ impl Shared {
 
     /// Proposes, and tells what became of it in etcd's words.
     pub async fn say(&self, command: Command) -> Result<Reply, Status> {
-        self.proposer.propose(command).await.map_err(|failed| match failed {
+        let (kind, began) = (Kind::of(&command), Instant::now());
+        let outcome = self.proposer.propose(command).await;
+        if let Some(kind) = kind {
+            self.meters.request(kind, outcome.is_ok(), began.elapsed());
+        }
+        outcome.map_err(|failed| match failed {
             Failed::Timeout => status::TIMEOUT.into(),
             Failed::NoRoom => status::NO_SPACE.into(),
             Failed::TooMany => status::TOO_MANY_REQUESTS.into(),
@@ -199,6 +205,8 @@ impl Services {
     {
         let request = request.map(Body::new);
         let started = self.shared.calls.started(request.uri().path());
+        let version = request.headers().get("client-api-version").map(HeaderValue::as_bytes);
+        self.shared.calls.called(request.uri().path(), version);
         let checked = check_learner(request.uri().path(), &self.shared)
             .and_then(|()| check_metadata(request.headers(), &self.shared));
         let response = match checked {
@@ -277,7 +285,7 @@ fn in_etcds_words(mut response: Response<Body>) -> Response<Body> {
 fn as_of_a_client(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
     if headers.get("grpc-message").is_some_and(|text| text.as_bytes().starts_with(b"etcdserver:")) {
-        headers.insert("grpc-status", http::HeaderValue::from_static("2"));
+        headers.insert("grpc-status", HeaderValue::from_static("2"));
     }
     response
 }

@@ -23,6 +23,8 @@ pub struct Unary {
     /// Where it is counted.
     counted: Option<usize>,
     leader_required: bool,
+    /// Who calls, as [`calls::Clients`] knows him.
+    client: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,10 +55,10 @@ fn method(path: &str) -> Option<Method> {
     })
 }
 
-impl Unary {
+impl Services {
     /// The call that these headers begin, if it is one of these, and nothing about it is unusual.
-    pub fn of(fields: &Fields) -> Option<Unary> {
-        let (mut found, mut is_grpc, mut leader_required) = (None, false, false);
+    pub fn unary(&self, fields: &Fields) -> Option<Unary> {
+        let (mut found, mut is_grpc, mut leader_required, mut version) = (None, false, false, None);
         for (name, value) in fields.iter() {
             match name {
                 b":path" => found = std::str::from_utf8(value).ok().and_then(|path| Some((path, method(path)?))),
@@ -64,16 +66,16 @@ impl Unary {
                 b"content-type" => is_grpc = value.starts_with(b"application/grpc"),
                 b"grpc-encoding" if value != b"identity" => return None,
                 b"client-api-version" if !value.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\t')) => return None,
+                b"client-api-version" => version = Some(value),
                 b"hasleader" => leader_required |= value == b"true",
                 _ => {}
             }
         }
         let (path, method) = found.filter(|_| is_grpc)?;
-        Some(Unary { method, counted: calls::method(path), leader_required })
+        let client = self.shared.calls.clients.of(version);
+        Some(Unary { method, counted: calls::method(path), leader_required, client })
     }
-}
 
-impl Services {
     pub fn message_bytes_max(&self) -> usize {
         self.shared.message_bytes_max()
     }
@@ -120,6 +122,7 @@ where
 {
     Box::pin(async move {
         let started = shared.calls.begun(call.counted);
+        shared.calls.clients.unary(call.client);
         let answer = match asked(&shared, call, message) {
             Ok(asked) => ask(shared, asked).await.and_then(|answer| enveloped(&answer)),
             Err(status) => Err(status),

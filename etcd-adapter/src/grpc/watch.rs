@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
-use tonic::{Status, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::status::{self, COMPACTED, NO_LEADER};
 use super::{Shared, require_leader};
@@ -71,6 +71,7 @@ impl tonic::server::StreamingService<WatchRequest> for Open {
                 outbound,
                 watchers: BTreeMap::new(),
                 leader_required,
+                events_sent: 0,
             };
             tokio::spawn(stream.run(request.into_inner()));
             Ok(tonic::Response::new(ReceiverStream::new(responses)))
@@ -91,6 +92,7 @@ struct Stream {
     outbound: mpsc::Sender<Result<Frame, Status>>,
     watchers: BTreeMap<i64, Local>,
     leader_required: bool,
+    events_sent: usize,
 }
 
 /// Why a stream's task ends.
@@ -131,7 +133,10 @@ impl Stream {
                         open = false;
                         Ok(())
                     }
-                    Err(_) => return End::Gone,
+                    Err(error) => {
+                        self.shared.meters.watch_receive_failures.add(u64::from(error.code() != Code::Cancelled));
+                        return End::Gone;
+                    }
                 },
                 () = self.session.woken() => self.pump().await,
                 _ = ticks.tick() => {
@@ -194,6 +199,15 @@ impl Stream {
 
     /// Sends what is queued, then what those behind miss, until nothing is left.
     async fn pump(&mut self) -> Result<(), End> {
+        let (began, sent) = (Instant::now(), self.events_sent);
+        let pumped = self.pump_unmeasured().await;
+        if self.events_sent > sent {
+            self.shared.meters.watched(self.events_sent - sent, began.elapsed());
+        }
+        pumped
+    }
+
+    async fn pump_unmeasured(&mut self) -> Result<(), End> {
         let (items, behind) = self.session.take();
         let mut joined: BTreeMap<i64, (Vec<Arc<Event>>, Style)> = BTreeMap::new();
         for item in items {
@@ -207,21 +221,23 @@ impl Stream {
                         self.send_events(watcher, events, style, None).await?;
                     }
                     if self.watchers.contains_key(&watcher) {
-                        self.send(WatchResponse { watch_id: watcher, ..self.response(revision) }).await?;
+                        self.send_progress(watcher, revision).await?;
                     }
                 }
                 Item::Created { watcher, revision } => {
                     self.flush(&mut joined).await?;
-                    self.send(WatchResponse { watch_id: watcher, created: true, ..self.response(revision) }).await?;
+                    let created = WatchResponse { watch_id: watcher, created: true, ..self.response(revision) };
+                    self.send_control(created).await?;
                 }
                 Item::Canceled { watcher, revision } => {
                     self.flush(&mut joined).await?;
                     self.watchers.remove(&watcher);
-                    self.send(WatchResponse { watch_id: watcher, canceled: true, ..self.response(revision) }).await?;
+                    let canceled = WatchResponse { watch_id: watcher, canceled: true, ..self.response(revision) };
+                    self.send_control(canceled).await?;
                 }
                 Item::ProgressOfAll { revision } => {
                     self.flush(&mut joined).await?;
-                    self.send(WatchResponse { watch_id: NO_ID, ..self.response(revision) }).await?;
+                    self.send_progress(NO_ID, revision).await?;
                 }
             }
         }
@@ -310,6 +326,7 @@ impl Stream {
         if events.is_empty() {
             return Ok(());
         }
+        self.events_sent += events.len();
         if let Some(local) = self.watchers.get_mut(&watcher) {
             local.sent = true;
         }
@@ -334,6 +351,21 @@ impl Stream {
             }
         }
         Ok(())
+    }
+
+    /// What answers a request and carries no event.
+    async fn send_control(&mut self, head: WatchResponse) -> Result<(), End> {
+        let began = Instant::now();
+        let sent = self.send(head).await;
+        self.shared.meters.watch_control.observe(began.elapsed());
+        sent
+    }
+
+    async fn send_progress(&mut self, watch_id: i64, revision: Revision) -> Result<(), End> {
+        let began = Instant::now();
+        let sent = self.send(WatchResponse { watch_id, ..self.response(revision) }).await;
+        self.shared.meters.watch_progress.observe(began.elapsed());
+        sent
     }
 
     async fn send(&mut self, head: WatchResponse) -> Result<(), End> {

@@ -82,7 +82,7 @@ impl Front {
 
     async fn speak<I: AsyncRead + AsyncWrite + Send + Unpin + 'static>(self, io: I, stop: CancellationToken) {
         let transport = self.transport;
-        let mut io = Counting::new(io, self.meters.clone());
+        let mut io = Counting::new(io, self.meters.clone(), |meters| &meters.clients);
         let spoken = async {
             let begun = tokio::select! {
                 biased;
@@ -141,7 +141,7 @@ impl http2::Answers for Arc<Front> {
     type Call = Unary;
 
     fn unary(&self, headers: &http2::Fields) -> Option<Unary> {
-        self.services.as_ref().and_then(|_| Unary::of(headers))
+        self.services.as_ref().and_then(|services| services.unary(headers))
     }
 
     fn message_bytes_max(&self) -> usize {

@@ -6,7 +6,20 @@ use crate::applier::Standing;
 use crate::command::AlarmKind;
 use crate::config::VERSION;
 use crate::grpc::{NOT_PROMOTED, Shared};
-use crate::meters::Histogram;
+use crate::meters::{DEFRAGMENTATIONS, Histogram, Kind, Requests, SNAPSHOTS, TRANSFERS};
+
+/// etcd's features that have a gate, and their stages. None of them is a matter of choice here.
+const FEATURES: [(&str, &str); 9] = [
+    ("CompactHashCheck", "ALPHA"),
+    ("FastLeaseKeepAlive", "BETA"),
+    ("InitialCorruptCheck", "ALPHA"),
+    ("LeaseCheckpoint", "ALPHA"),
+    ("LeaseCheckpointPersist", "ALPHA"),
+    ("PriorityRequest", "ALPHA"),
+    ("SetMemberLocalAddr", "ALPHA"),
+    ("StopGRPCServiceOnDefrag", "ALPHA"),
+    ("TxnModeWriteWithSharedBuffer", "BETA"),
+];
 
 /// Everything, in Prometheus' text format.
 pub fn page(shared: &Shared) -> String {
@@ -45,6 +58,11 @@ impl Page {
         for (labels, value) in lines {
             let _ = writeln!(self.0, "{name}{{{labels}}} {value}");
         }
+    }
+
+    /// A histogram of what does not happen here.
+    fn never(&mut self, name: &str, labels: &str, bounds: &'static [f64]) {
+        self.histogram(name, &[(labels, &Histogram::new(bounds))]);
     }
 
     fn histogram(&mut self, name: &str, parts: &[(&str, &Histogram)]) {
@@ -94,6 +112,20 @@ fn server(page: &mut Page, shared: &Shared, standing: &Standing, member: u64) {
     page.histogram("etcd_server_apply_duration_seconds", &[(entries, &m.apply)]);
     let ranges = [("success=\"true\",", &m.ranges_done), ("success=\"false\",", &m.ranges_failed)];
     page.histogram("etcd_server_range_duration_seconds", &ranges);
+    let mut requests = Vec::new();
+    for kind in Kind::ALL {
+        let Requests { done, failed } = m.requests(kind);
+        for (success, times) in [("true", done), ("false", failed)] {
+            requests.push((format!("type=\"{kind:?}\",success=\"{success}\","), times));
+        }
+    }
+    // As with etcd, what nobody asked for has no lines.
+    requests.retain(|(_, times)| !times.is_empty());
+    let requests: Vec<_> = requests.iter().map(|(labels, times)| (labels.as_str(), *times)).collect();
+    page.histogram("etcd_server_request_duration_seconds", &requests);
+    let features: Vec<_> =
+        FEATURES.iter().map(|(name, stage)| (format!("name=\"{name}\",stage=\"{stage}\""), 0)).collect();
+    page.labelled("gauge", "etcd_server_feature_enabled", &features);
     let alarms: Vec<_> = alarms
         .into_iter()
         .map(|alarm| {
@@ -117,6 +149,10 @@ fn store(page: &mut Page, shared: &Shared) {
     page.counter("etcd_disk_wal_write_bytes_total", &m.put_bytes.get());
     page.histogram("etcd_disk_backend_commit_duration_seconds", &[("", &m.commit)]);
     page.gauge("etcd_disk_defrag_inflight", &0);
+    page.never("etcd_disk_backend_defrag_duration_seconds", "", DEFRAGMENTATIONS);
+    page.never("etcd_disk_backend_snapshot_duration_seconds", "", SNAPSHOTS);
+    page.histogram("etcd_mvcc_hash_duration_seconds", &[("", &m.hash)]);
+    page.histogram("etcd_mvcc_hash_rev_duration_seconds", &[("", &m.hash_kv)]);
     page.gauge("etcd_mvcc_db_total_size_in_bytes", &size);
     page.gauge("etcd_mvcc_db_total_size_in_use_in_bytes", &size);
     page.gauge("etcd_mvcc_db_open_read_transactions", &0);
@@ -129,6 +165,11 @@ fn store(page: &mut Page, shared: &Shared) {
     page.gauge("etcd_debugging_mvcc_keys_total", &live);
     page.gauge("etcd_debugging_mvcc_total_put_size_in_bytes", &m.put_bytes.get());
     page.counter("etcd_debugging_mvcc_db_compaction_keys_total", &m.forgotten.get());
+    let compacted_at = m.compacted_at.load(std::sync::atomic::Ordering::Relaxed);
+    page.gauge("etcd_debugging_mvcc_db_compaction_last", &compacted_at);
+    let compaction = "etcd_debugging_mvcc_db_compaction";
+    page.histogram(&format!("{compaction}_pause_duration_milliseconds"), &[("", &m.compaction_pause)]);
+    page.histogram(&format!("{compaction}_total_duration_milliseconds"), &[("", &m.compaction)]);
     page.gauge("adapter_versions", &versions);
     page.gauge("adapter_swept_revision", &shared.view.store().swept());
 }
@@ -141,6 +182,11 @@ fn watchers_and_leases(page: &mut Page, shared: &Shared) {
     page.gauge("etcd_debugging_mvcc_slow_watcher_total", &behind);
     page.counter("etcd_debugging_mvcc_events_total", &m.events.get());
     page.gauge("etcd_debugging_mvcc_pending_events_total", &0);
+    let sending = "etcd_debugging_server_watch_send_loop";
+    page.histogram(&format!("{sending}_watch_stream_duration_seconds"), &[("", &m.watch_turn)]);
+    page.histogram(&format!("{sending}_watch_stream_duration_per_event_seconds"), &[("", &m.watch_event)]);
+    page.histogram(&format!("{sending}_control_stream_duration_seconds"), &[("", &m.watch_control)]);
+    page.histogram(&format!("{sending}_progress_duration_seconds"), &[("", &m.watch_progress)]);
     page.counter("etcd_debugging_lease_granted_total", &m.leases_granted.get());
     page.counter("etcd_debugging_lease_revoked_total", &m.leases_revoked.get());
     page.counter("etcd_debugging_lease_renewed_total", &m.leases_renewed.get());
@@ -153,15 +199,34 @@ fn watchers_and_leases(page: &mut Page, shared: &Shared) {
 /// The journal is this adapter's one peer.
 fn network(page: &mut Page, shared: &Shared, member: u64) {
     let m = &*shared.meters;
-    page.counter("etcd_network_client_grpc_received_bytes_total", &m.received_bytes.get());
-    page.counter("etcd_network_client_grpc_sent_bytes_total", &m.sent_bytes.get());
+    page.counter("etcd_network_client_grpc_received_bytes_total", &m.clients.received.get());
+    page.counter("etcd_network_client_grpc_sent_bytes_total", &m.clients.sent.get());
     let failures = m.appends_failed.get() + m.reads_failed.get();
     let journal = "To=\"journal\"".to_owned();
     page.labelled("counter", "etcd_network_peer_sent_failures_total", &[(journal.clone(), failures)]);
     page.histogram("etcd_network_peer_round_trip_time_seconds", &[("To=\"journal\",", &m.round_trip)]);
+    let (to, from) = ([(journal, m.journal.sent.get())], [("From=\"journal\"".into(), m.journal.received.get())]);
+    page.labelled("counter", "etcd_network_peer_sent_bytes_total", &to);
+    page.labelled("counter", "etcd_network_peer_received_bytes_total", &from);
     let local = format!("Local=\"{member:x}\",Remote=\"journal\"");
     page.labelled("gauge", "etcd_network_active_peers", &[(local.clone(), u64::from(shared.has_leader()))]);
+    page.labelled("counter", "etcd_network_disconnected_peers_total", &[(local.clone(), m.disconnected.get())]);
     page.labelled("gauge", "etcd_network_known_peers", &[(local, 1)]);
+    // Sending fails where a client has gone, which is no failure of this side.
+    let streams = [("watch", &m.watch_receive_failures), ("lease-keepalive", &m.keep_alive_receive_failures)];
+    let failures = streams.iter().flat_map(|(api, received)| {
+        let of = |kind: &str, count| (format!("Type=\"{kind}\",API=\"{api}\""), count);
+        [of("receive", received.get()), of("send", 0)]
+    });
+    page.labelled("counter", "etcd_network_server_stream_failures_total", &failures.collect::<Vec<_>>());
+    // No adapter sends another its state: each has it from the journal.
+    for (way, label) in [("send", "To"), ("receive", "From")] {
+        let (name, line) = (format!("etcd_network_snapshot_{way}"), [(format!("{label}=\"journal\""), 0)]);
+        page.labelled("counter", &format!("{name}_success"), &line);
+        page.labelled("counter", &format!("{name}_failures"), &line);
+        page.labelled("gauge", &format!("{name}_inflights_total"), &line);
+        page.never(&format!("{name}_total_duration_seconds"), &format!("{label}=\"journal\","), TRANSFERS);
+    }
 }
 
 fn ours(page: &mut Page, shared: &Shared, standing: &Standing) {

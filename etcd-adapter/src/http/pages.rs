@@ -6,6 +6,7 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use http_body_util::Full;
 use tonic::body::Body;
 
 use crate::config::{STORAGE_VERSION, VERSION};
+use crate::meters::Count;
 
 /// What the pages ask of the adapter.
 #[async_trait]
@@ -73,11 +75,19 @@ const READY: &[Check] = &[
 
 /// All pages. Cheap to clone.
 #[derive(Clone)]
-pub struct Pages(Arc<dyn Vitals>);
+pub struct Pages(Arc<dyn Vitals>, Arc<Asked>);
 
 impl Pages {
     pub fn new(vitals: Arc<dyn Vitals>) -> Self {
-        Pages(vitals)
+        Pages(vitals, Arc::default())
+    }
+
+    /// `/metrics`, and how often it and the other pages were asked for.
+    fn metrics(&self) -> String {
+        self.1.metrics.add(1);
+        let mut page = self.0.metrics();
+        self.1.render(&mut page);
+        page
     }
 
     pub async fn answer<B>(&self, request: &Request<B>) -> Response<Body> {
@@ -85,7 +95,7 @@ impl Pages {
         let query: Vec<(String, String)> = parse_query(request.uri().query().unwrap_or_default());
         let get = request.method() == Method::GET;
         match path {
-            "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.0.metrics()),
+            "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", self.metrics()),
             "/adapter/hash" => respond(StatusCode::OK, "application/json", self.0.hash()),
             "/health" | "/version" if !get => not_allowed(),
             "/health" => self.health(&query).await,
@@ -112,19 +122,21 @@ impl Pages {
                     checks.iter().copied().filter(|check| only.is_empty() || check.name() == only).collect();
                 match chosen.is_empty() {
                     true => text(StatusCode::NOT_FOUND, "404 page not found\n".into()),
-                    false => self.checks(&chosen, &query).await,
+                    false => self.checks(page, &chosen, &query).await,
                 }
             }
         }
     }
 
-    async fn checks(&self, checks: &[Check], query: &[(String, String)]) -> Response<Body> {
+    async fn checks(&self, page_name: &str, checks: &[Check], query: &[(String, String)]) -> Response<Body> {
         let excluded = |check: &Check| query.iter().any(|(key, value)| key == "exclude" && value == check.name());
         let verbose = query.iter().any(|(key, _)| key == "verbose");
         let mut page = String::new();
         let mut well = true;
         for check in checks.iter().filter(|check| !excluded(check)) {
-            let _ = match self.0.check(*check).await {
+            let checked = self.0.check(*check).await;
+            self.1.checked(page_name, *check, checked.is_ok());
+            let _ = match checked {
                 Ok(()) => writeln!(page, "[+]{} ok", check.name()),
                 Err(why) => {
                     well = false;
@@ -143,6 +155,8 @@ impl Pages {
         let excluded = |alarm: &str| query.iter().any(|(key, value)| key == "exclude" && value == alarm);
         let serializable = query.iter().any(|(key, value)| key == "serializable" && value == "true");
         let reason = self.reason(&excluded, serializable).await;
+        let tally = if reason.is_empty() { &self.1.well } else { &self.1.ill };
+        tally.add(1);
         let status = if reason.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         let page = serde_json::json!({ "health": reason.is_empty().to_string(), "reason": reason });
         respond(status, "application/json", page.to_string())
@@ -162,6 +176,76 @@ impl Pages {
         match self.0.check(read).await {
             Ok(()) => String::new(),
             Err(why) => format!("RANGE ERROR:{why}"),
+        }
+    }
+}
+
+/// How often pages were asked for, and what they said.
+#[derive(Default)]
+struct Asked {
+    metrics: Count,
+    /// Of `/health`.
+    well: Count,
+    ill: Count,
+    live: [Tally; LIVE.len()],
+    ready: [Tally; READY.len()],
+}
+
+/// What one check of one page said.
+#[derive(Default)]
+struct Tally {
+    succeeded: Count,
+    failed: Count,
+    /// The last time.
+    well: AtomicBool,
+}
+
+impl Asked {
+    fn pages(&self) -> [(&'static str, &'static [Check], &[Tally]); 2] {
+        [("livez", LIVE, &self.live), ("readyz", READY, &self.ready)]
+    }
+
+    fn checked(&self, page: &str, check: Check, well: bool) {
+        let tallies = self.pages().into_iter().filter(|(name, ..)| *name == page);
+        for (_, checks, tallies) in tallies {
+            let Some(tally) = checks.iter().position(|known| *known == check).map(|place| &tallies[place]) else {
+                return;
+            };
+            let count = if well { &tally.succeeded } else { &tally.failed };
+            count.add(1);
+            tally.well.store(well, Ordering::Relaxed);
+        }
+    }
+
+    /// As Prometheus reads it.
+    fn render(&self, page: &mut String) {
+        let mut checks = (String::new(), String::new());
+        for (kind, known, tallies) in self.pages() {
+            for (check, tally) in known.iter().zip(tallies) {
+                let labels = format!("type=\"{kind}\",name=\"{}\"", check.name());
+                let last = u8::from(tally.well.load(Ordering::Relaxed));
+                let _ = writeln!(checks.0, "etcd_server_healthcheck{{{labels}}} {last}");
+                for (status, count) in [("success", &tally.succeeded), ("error", &tally.failed)] {
+                    let labels = format!("{labels},status=\"{status}\"");
+                    let _ = writeln!(checks.1, "etcd_server_healthchecks_total{{{labels}}} {}", count.get());
+                }
+            }
+        }
+        let scraped = format!("promhttp_metric_handler_requests_total{{code=\"200\"}} {}\n", self.metrics.get());
+        for (kind, name, lines) in [
+            ("counter", "etcd_server_health_success", format!("etcd_server_health_success {}\n", self.well.get())),
+            ("counter", "etcd_server_health_failures", format!("etcd_server_health_failures {}\n", self.ill.get())),
+            ("gauge", "etcd_server_healthcheck", checks.0),
+            ("counter", "etcd_server_healthchecks_total", checks.1),
+            ("counter", "promhttp_metric_handler_requests_total", scraped),
+            // The one that is being answered.
+            (
+                "gauge",
+                "promhttp_metric_handler_requests_in_flight",
+                "promhttp_metric_handler_requests_in_flight 1\n".into(),
+            ),
+        ] {
+            let _ = write!(page, "# TYPE {name} {kind}\n{lines}");
         }
     }
 }

@@ -226,6 +226,7 @@ impl Proposals {
                         }
                         Err(error) => {
                             tracing::info!("an append stream ended: {error}");
+                            self.meters.disconnected.add(1);
                             return Break::Stream;
                         }
                     }

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use proto::etcd::{LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
+use proto::etcd::maintenance_client::MaintenanceClient;
+use proto::etcd::{
+    HashKvRequest, HashRequest, LeaseGrantRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, request_op,
+};
 
 use crate::transport::ask_http1;
-use crate::world::{World, bytes};
+use crate::world::{World, bytes, from};
 
 /// What the stock alerts and dashboards of etcd name.
 const STOCK: &[(&str, &str)] = &[
@@ -28,6 +31,8 @@ const STOCK: &[(&str, &str)] = &[
     ("process_resident_memory_bytes", "gauge"),
     ("etcd_network_client_grpc_received_bytes_total", "counter"),
     ("etcd_network_client_grpc_sent_bytes_total", "counter"),
+    ("etcd_network_peer_received_bytes_total", "counter"),
+    ("etcd_network_peer_sent_bytes_total", "counter"),
 ];
 
 /// What other public dashboards and operators look at.
@@ -44,16 +49,39 @@ const EXTRAS: &[(&str, &str)] = &[
     ("etcd_server_read_indexes_failed_total", "counter"),
     ("etcd_server_apply_duration_seconds", "histogram"),
     ("etcd_server_range_duration_seconds", "histogram"),
+    ("etcd_server_request_duration_seconds", "histogram"),
+    ("etcd_server_client_requests_total", "counter"),
+    ("etcd_server_feature_enabled", "gauge"),
+    ("etcd_server_learner_promote_successes", "counter"),
+    ("etcd_server_learner_promote_failures", "counter"),
+    ("etcd_server_health_success", "counter"),
+    ("etcd_server_health_failures", "counter"),
+    ("etcd_server_healthcheck", "gauge"),
+    ("etcd_server_healthchecks_total", "counter"),
     ("etcd_server_snapshot_apply_in_progress_total", "gauge"),
     ("etcd_mvcc_put_total", "counter"),
     ("etcd_mvcc_delete_total", "counter"),
     ("etcd_mvcc_txn_total", "counter"),
     ("etcd_mvcc_range_total", "counter"),
     ("etcd_mvcc_db_open_read_transactions", "gauge"),
+    ("etcd_mvcc_hash_duration_seconds", "histogram"),
+    ("etcd_mvcc_hash_rev_duration_seconds", "histogram"),
+    ("etcd_disk_backend_defrag_duration_seconds", "histogram"),
     ("etcd_disk_defrag_inflight", "gauge"),
+    ("etcd_disk_backend_snapshot_duration_seconds", "histogram"),
     ("etcd_disk_wal_write_bytes_total", "counter"),
     ("etcd_network_active_peers", "gauge"),
     ("etcd_network_known_peers", "gauge"),
+    ("etcd_network_disconnected_peers_total", "counter"),
+    ("etcd_network_server_stream_failures_total", "counter"),
+    ("etcd_network_snapshot_send_success", "counter"),
+    ("etcd_network_snapshot_send_failures", "counter"),
+    ("etcd_network_snapshot_send_inflights_total", "gauge"),
+    ("etcd_network_snapshot_send_total_duration_seconds", "histogram"),
+    ("etcd_network_snapshot_receive_success", "counter"),
+    ("etcd_network_snapshot_receive_failures", "counter"),
+    ("etcd_network_snapshot_receive_inflights_total", "gauge"),
+    ("etcd_network_snapshot_receive_total_duration_seconds", "histogram"),
     ("etcd_debugging_mvcc_keys_total", "gauge"),
     ("etcd_debugging_mvcc_watcher_total", "gauge"),
     ("etcd_debugging_mvcc_watch_stream_total", "gauge"),
@@ -64,6 +92,9 @@ const EXTRAS: &[(&str, &str)] = &[
     ("etcd_debugging_mvcc_compact_revision", "gauge"),
     ("etcd_debugging_mvcc_total_put_size_in_bytes", "gauge"),
     ("etcd_debugging_mvcc_db_compaction_keys_total", "counter"),
+    ("etcd_debugging_mvcc_db_compaction_last", "gauge"),
+    ("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds", "histogram"),
+    ("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", "histogram"),
     ("etcd_debugging_lease_granted_total", "counter"),
     ("etcd_debugging_lease_revoked_total", "counter"),
     ("etcd_debugging_lease_renewed_total", "counter"),
@@ -71,6 +102,12 @@ const EXTRAS: &[(&str, &str)] = &[
     ("etcd_debugging_server_lease_expired_total", "counter"),
     ("etcd_debugging_server_alarms", "gauge"),
     ("etcd_debugging_auth_revision", "gauge"),
+    ("etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds", "histogram"),
+    ("etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds", "histogram"),
+    ("etcd_debugging_server_watch_send_loop_control_stream_duration_seconds", "histogram"),
+    ("etcd_debugging_server_watch_send_loop_progress_duration_seconds", "histogram"),
+    ("promhttp_metric_handler_requests_total", "counter"),
+    ("promhttp_metric_handler_requests_in_flight", "gauge"),
     ("os_fd_used", "gauge"),
     ("os_fd_limit", "gauge"),
     ("process_cpu_seconds_total", "counter"),
@@ -159,4 +196,53 @@ async fn what_clients_do_is_counted_as_etcd_counts_it() {
     assert!(rose("etcd_network_client_grpc_received_bytes_total") > 100.0);
     assert!(rose("adapter_commands_applied_total") >= 5.0);
     assert!(page.values["adapter_view_age_seconds"] < 5.0);
+}
+
+#[tokio::test]
+async fn requests_probes_hashes_and_watches_are_measured_under_etcds_names() {
+    let mut world = World::new().await;
+    world.put("a", "1").await;
+    world.range(RangeRequest { key: bytes("a"), ..Default::default() }).await.unwrap();
+    world.kv.txn(TxnRequest::default()).await.unwrap();
+    let mut told = tonic::Request::new(RangeRequest { key: bytes("a"), ..Default::default() });
+    told.metadata_mut().insert("client-api-version", "3.7".parse().unwrap());
+    world.kv.range(told).await.unwrap();
+    let mut strange = tonic::Request::new(RangeRequest { key: bytes("a"), ..Default::default() });
+    strange.metadata_mut().insert("client-api-version", "3.7\"} 1".parse().unwrap());
+    world.kv.range(strange).await.unwrap();
+    let mut maintenance = MaintenanceClient::new(world.channel.clone());
+    maintenance.hash(HashRequest {}).await.unwrap();
+    maintenance.hash_kv(HashKvRequest { revision: 0 }).await.unwrap();
+    let mut watching = world.watch().await;
+    watching.create(from("a", 0)).await;
+    world.put("a", "2").await;
+    watching.events(1).await;
+    watching.ask_progress().await;
+    watching.next().await;
+    for path in ["/health", "/livez", "/readyz", "/readyz/linearizable_read"] {
+        ask_http1(&world.adapter.addresses[0], path).await;
+    }
+    let page = scrape(&world).await;
+    for (line, value) in [
+        ("etcd_server_request_duration_seconds_count{type=\"Put\",success=\"true\"}", 2.0),
+        ("etcd_server_request_duration_seconds_count{type=\"Range\",success=\"true\"}", 3.0),
+        ("etcd_server_request_duration_seconds_count{type=\"ReadonlyTxn\",success=\"true\"}", 1.0),
+        ("etcd_server_client_requests_total{type=\"unary\",client_api_version=\"3.7\"}", 1.0),
+        ("etcd_server_client_requests_total{type=\"unary\",client_api_version=\"unknown\"}", 7.0),
+        ("etcd_server_client_requests_total{type=\"stream\",client_api_version=\"unknown\"}", 1.0),
+        ("etcd_server_health_success", 1.0),
+        ("etcd_server_health_failures", 0.0),
+        ("etcd_server_healthcheck{type=\"readyz\",name=\"linearizable_read\"}", 1.0),
+        ("etcd_server_healthchecks_total{type=\"readyz\",name=\"linearizable_read\",status=\"success\"}", 2.0),
+        ("etcd_server_healthchecks_total{type=\"readyz\",name=\"linearizable_read\",status=\"error\"}", 0.0),
+        ("etcd_mvcc_hash_duration_seconds_count", 1.0),
+        ("etcd_mvcc_hash_rev_duration_seconds_count", 1.0),
+        ("etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds_count", 1.0),
+        ("etcd_debugging_server_watch_send_loop_control_stream_duration_seconds_count", 1.0),
+        ("etcd_debugging_server_watch_send_loop_progress_duration_seconds_count", 1.0),
+        ("promhttp_metric_handler_requests_in_flight", 1.0),
+        ("etcd_network_peer_sent_bytes_total{To=\"journal\"}", 0.0),
+    ] {
+        assert_eq!(page.values.get(line), Some(&value), "{line}");
+    }
 }
