@@ -196,7 +196,7 @@ async fn open_all(urls: &[Url]) -> anyhow::Result<Vec<Door>> {
 fn certificates(tls: Option<&ServerTls>) -> anyhow::Result<Option<Arc<Certificates>>> {
     let Some(tls) = tls else { return Ok(None) };
     // etcd's rule: whoever names an authority demands certificates of it.
-    let front = FrontTls { identity: tls.identity.clone(), clients: tls.ca.clone() };
+    let front = FrontTls { identity: tls.identity.clone(), clients: tls.ca.clone(), spoken: tls.spoken.clone() };
     let certificates = Reloading::new(front, |front| front.server_config(&[b"h2", b"http/1.1"]))?;
     Ok(Some(Arc::new(certificates)))
 }

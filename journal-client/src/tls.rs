@@ -12,8 +12,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
+use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{
+    ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion,
+    WantsVerifier,
+};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
@@ -52,6 +56,8 @@ pub enum TlsError {
     ServerName(String),
     #[error("a server needs a certificate and a key")]
     NoIdentity,
+    #[error("there is no TLS to speak: {0}")]
+    Speechless(String),
 }
 
 impl Tls {
@@ -80,14 +86,17 @@ impl Tls {
 
     /// What this side says and demands as a server: every client must show a certificate of `ca`.
     pub fn server_config(&self, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
+        self.server_config_speaking(&Spoken::default(), alpn)
+    }
+
+    fn server_config_speaking(&self, spoken: &Spoken, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
         let identity = self.identity.as_ref().ok_or(TlsError::NoIdentity)?;
         let (chain, key) = identity.read()?;
         let verifier = WebPkiClientVerifier::builder_with_provider(self.roots()?.into(), provider())
             .build()
             .map_err(|why| TlsError::Authority { ca: self.ca.clone(), why: why.to_string() })?;
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("the provider supports the default versions")
+        let mut config = spoken
+            .server()?
             .with_client_cert_verifier(verifier)
             .with_single_cert(chain, key)
             .map_err(|why| identity.mismatch(why))?;
@@ -120,29 +129,54 @@ impl Papers for Tls {
 }
 
 /// Where the certificates of a server lie that may let clients in without any.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FrontTls {
     pub identity: Identity,
     /// Certificates (PEM) of the authorities that every client's certificate must come from. Nothing:
     /// clients are asked for none.
     pub clients: Option<PathBuf>,
+    pub spoken: Spoken,
 }
 
 impl FrontTls {
     pub fn server_config(&self, alpn: &[&[u8]]) -> Result<ServerConfig, TlsError> {
         if let Some(ca) = &self.clients {
             let tls = Tls { ca: ca.clone(), identity: Some(self.identity.clone()), server_name: None };
-            return tls.server_config(alpn);
+            return tls.server_config_speaking(&self.spoken, alpn);
         }
         let (chain, key) = self.identity.read()?;
-        let mut config = ServerConfig::builder_with_provider(provider())
-            .with_safe_default_protocol_versions()
-            .expect("the provider supports the default versions")
+        let mut config = self
+            .spoken
+            .server()?
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .map_err(|why| self.identity.mismatch(why))?;
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         Ok(config)
+    }
+}
+
+/// Which TLS a server speaks: by default all that is known, and nothing of it is old.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spoken {
+    pub versions: Vec<&'static SupportedProtocolVersion>,
+    /// Of these the client chooses by its own order.
+    pub suites: Vec<SupportedCipherSuite>,
+}
+
+impl Default for Spoken {
+    fn default() -> Self {
+        Spoken { versions: rustls::ALL_VERSIONS.to_vec(), suites: rustls::crypto::ring::ALL_CIPHER_SUITES.to_vec() }
+    }
+}
+
+impl Spoken {
+    fn server(&self) -> Result<ConfigBuilder<ServerConfig, WantsVerifier>, TlsError> {
+        let provider =
+            CryptoProvider { cipher_suites: self.suites.clone(), ..rustls::crypto::ring::default_provider() };
+        ServerConfig::builder_with_provider(provider.into())
+            .with_protocol_versions(&self.versions)
+            .map_err(|why| TlsError::Speechless(why.to_string()))
     }
 }
 
@@ -246,6 +280,6 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsErr
     Ok(certificates)
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())
 }

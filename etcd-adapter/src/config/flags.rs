@@ -94,6 +94,9 @@ pub const FLAGS: &[Flag] = &[
     flag(TLS, "key-file", "FILE", "", "Its key"),
     flag(TLS, "client-cert-auth", "", "", "Clients must show a certificate"),
     flag(TLS, "trusted-ca-file", "FILE", "", "Certificates of the authorities that clients' certificates come from"),
+    flag(TLS, "tls-min-version", "TLS1.2|TLS1.3", "TLS1.2", "The oldest version that is spoken"),
+    flag(TLS, "tls-max-version", "TLS1.2|TLS1.3", "", "The newest [default: all that is known]"),
+    flag(TLS, "cipher-suites", "NAME,..", "", "Ciphers of TLS1.2, by etcd's names [default: all]"),
     flag(LIMITS, "max-request-bytes", "BYTES", "1572864", "The largest request"),
     flag(LIMITS, "max-txn-ops", "N", "128", "Operations in one transaction"),
     flag(LIMITS, "quota-backend-bytes", "BYTES", "0", "Logical size at which writes end; 0: 2 GiB, negative: never"),
@@ -114,6 +117,9 @@ pub const FLAGS: &[Flag] = &[
     flag(LOGS, "metrics", "basic|extensive", "basic", "extensive: how long each call took, too"),
 ];
 
+/// Names that flags had before, and still have in older manifests.
+const FORMER: &[(&str, &str)] = &[("experimental-watch-progress-notify-interval", "watch-progress-notify-interval")];
+
 /// Accepted, and without effect.
 const IGNORED: &[&str] = &[
     "auth-token",
@@ -123,7 +129,6 @@ const IGNORED: &[&str] = &[
     "backend-bbolt-freelist-type",
     "bcrypt-cost",
     "bootstrap-defrag-threshold-megabytes",
-    "cipher-suites",
     "compact-hash-check-time",
     "compaction-batch-limit",
     "compaction-sleep-interval",
@@ -138,7 +143,6 @@ const IGNORED: &[&str] = &[
     "enable-v2",
     "experimental-compact-hash-check-enabled",
     "experimental-initial-corrupt-check",
-    "experimental-watch-progress-notify-interval",
     "grpc-keepalive-min-time",
     "heartbeat-interval",
     "host-whitelist",
@@ -174,8 +178,6 @@ const IGNORED: &[&str] = &[
     "socket-reuse-address",
     "socket-reuse-port",
     "strict-reconfig-check",
-    "tls-max-version",
-    "tls-min-version",
     "wal-dir",
     "warning-apply-duration",
     "warning-unary-request-duration",
@@ -246,6 +248,7 @@ fn command() -> Command {
     };
     let ignored = IGNORED.iter().map(|name| hidden(name, YES_OR_NO.contains(name)));
     let refused = REFUSED.iter().map(|(name, alone, _)| hidden(name, *alone));
+    let former = FORMER.iter().map(|(name, _)| hidden(name, false));
     Command::new("etcd-adapter")
         .about("An etcd that is a function of a journal")
         .after_help(
@@ -262,6 +265,7 @@ fn command() -> Command {
         )
         .args_override_self(true)
         .args(FLAGS.iter().map(Flag::arg))
+        .args(former)
         .args(ignored)
         .args(refused)
 }
@@ -280,7 +284,14 @@ fn variable(name: &str) -> String {
 
 fn known() -> impl Iterator<Item = &'static str> {
     let refused = REFUSED.iter().map(|(name, _, _)| *name);
-    FLAGS.iter().map(|flag| flag.name).chain(IGNORED.iter().copied()).chain(refused)
+    let former = FORMER.iter().map(|(name, _)| *name);
+    FLAGS.iter().map(|flag| flag.name).chain(former).chain(IGNORED.iter().copied()).chain(refused)
+}
+
+/// What a flag may be called.
+fn spellings(name: &'static str) -> impl Iterator<Item = &'static str> {
+    let former = FORMER.iter().filter(move |(_, now)| *now == name).map(|(name, _)| *name);
+    std::iter::once(name).chain(former)
 }
 
 fn is_known(name: &str) -> bool {
@@ -315,20 +326,20 @@ impl Given {
         };
         let place = if file.is_some() { "the file's " } else { "flag --" };
         for flag in FLAGS {
-            let by_variable = environment.get(&variable(flag.name)).filter(|text| !text.is_empty());
-            let said = match (flag_of(flag.name), by_variable) {
-                (Some(_), Some(_)) => {
-                    given.problems.push(format!(
-                        "{}: said both as a flag and as {}: drop one of the two",
-                        flag.name,
-                        variable(flag.name)
-                    ));
-                    continue;
-                }
-                (Some(text), None) => (text, format!("{place}{}", flag.name)),
-                (None, Some(text)) => (text.clone(), variable(flag.name)),
-                (None, None) if !flag.default.is_empty() => (flag.default.to_owned(), "the default".to_owned()),
-                (None, None) => continue,
+            let mut said = Vec::new();
+            for name in spellings(flag.name) {
+                let by_variable = environment.get(&variable(name)).filter(|text| !text.is_empty());
+                said.extend(flag_of(name).map(|text| (text, format!("{place}{name}"))));
+                said.extend(by_variable.map(|text| (text.clone(), variable(name))));
+            }
+            if let [(_, one), (_, other), ..] = &said[..] {
+                given.problems.push(format!("{}: said as {one} and as {other}: drop one of the two", flag.name));
+                continue;
+            }
+            let said = match said.pop() {
+                Some(said) => said,
+                None if !flag.default.is_empty() => (flag.default.to_owned(), "the default".to_owned()),
+                None => continue,
             };
             given.said.insert(flag.name, said);
         }

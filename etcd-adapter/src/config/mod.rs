@@ -6,6 +6,7 @@
 
 mod file;
 mod flags;
+mod tls;
 mod values;
 
 use std::collections::BTreeMap;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use flags::Given;
 use journal_client::tls::Identity;
 use proto::JournalName;
+pub use tls::ServerTls;
 pub use values::{Place, Url};
 
 /// The etcd that this speaks as.
@@ -75,15 +77,6 @@ pub struct Journal {
     pub tls: Option<journal_client::Tls>,
     pub allow_plaintext: bool,
     pub nearest: bool,
-}
-
-/// What clients are shown, and what they must show.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ServerTls {
-    pub identity: Identity,
-    /// Authorities of clients' certificates.
-    pub ca: Option<PathBuf>,
-    pub client_cert_auth: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,7 +187,7 @@ fn build(mut given: Given) -> Result<Config, LoadError> {
         g.problems.push("listen-client-urls: name at least one".into());
     }
     let listen_metrics = g.list("listen-metrics-urls", values::url);
-    let tls = build_tls(g, listen_client.iter().chain(&listen_metrics).any(|url| url.tls));
+    let tls = tls::build(g, listen_client.iter().chain(&listen_metrics).any(|url| url.tls));
     if g.was_said("listen-client-urls") && !g.was_said("advertise-client-urls") {
         g.problems.push("advertise-client-urls: it is required when listen-client-urls is set".into());
     }
@@ -298,27 +291,6 @@ fn build_source(g: &mut Given) -> Source {
         allow_plaintext: g.get("journal-allow-plaintext", values::boolean).unwrap_or(false),
         nearest: nearest.unwrap_or(false),
     })
-}
-
-fn build_tls(g: &mut Given, needed: bool) -> Option<ServerTls> {
-    let [cert, key, ca] = ["cert-file", "key-file", "trusted-ca-file"].map(|name| g.text(name).map(PathBuf::from));
-    let client_cert_auth = g.get("client-cert-auth", values::boolean).unwrap_or(false);
-    if client_cert_auth && ca.is_none() {
-        g.problems.push("trusted-ca-file: client-cert-auth needs to know whose certificates count".into());
-    }
-    match (cert, key) {
-        (Some(cert), Some(key)) => Some(ServerTls { identity: Identity { cert, key }, ca, client_cert_auth }),
-        (None, None) => {
-            if needed {
-                g.problems.push("cert-file: an https or unixs address needs cert-file and key-file".into());
-            }
-            None
-        }
-        _ => {
-            g.problems.push("cert-file: a certificate and its key go together".into());
-            None
-        }
-    }
 }
 
 fn build_compaction(g: &mut Given) -> AutoCompaction {
@@ -442,6 +414,23 @@ mod tests {
         assert!(config.tls.unwrap().client_cert_auth);
         assert!(config.ignored.contains(&"snapshot-count".to_owned()));
         assert_eq!(config.ignored.len(), 7, "{:?}", config.ignored);
+    }
+
+    #[test]
+    fn what_older_kubeadm_says_means_what_newer_says() {
+        let of = |said: &[&str]| load(&[&["--ephemeral"], said].concat()).map(|config| config.progress_interval);
+        let old = "--experimental-watch-progress-notify-interval=5s";
+        assert_eq!(of(&[old]).unwrap(), Duration::from_secs(5));
+        let both = of(&[old, "--watch-progress-notify-interval=6s"]).unwrap_err().to_string();
+        assert!(both.contains("drop one of the two"), "{both}");
+        let variable = "ETCD_EXPERIMENTAL_WATCH_PROGRESS_NOTIFY_INTERVAL".to_owned();
+        let config = Config::load(["etcd-adapter", "--ephemeral"], BTreeMap::from([(variable, "7s".to_owned())]));
+        let config = config.unwrap();
+        assert_eq!((config.progress_interval, config.ignored.len()), (Duration::from_secs(7), 0));
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "ephemeral: true\nexperimental-watch-progress-notify-interval: 8s\n").unwrap();
+        let config = load(&["--config-file", file.path().to_str().unwrap()]).unwrap();
+        assert_eq!(config.progress_interval, Duration::from_secs(8));
     }
 
     #[test]

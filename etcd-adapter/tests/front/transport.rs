@@ -4,11 +4,17 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use etcd_adapter::adapter::Adapter;
 use hyper_util::rt::TokioIo;
+use journal_client::tls::Identity;
 use proto::etcd::RangeRequest;
 use proto::etcd::kv_client::KvClient;
 use proto::health::HealthCheckRequest;
 use proto::health::health_client::HealthClient;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::version::{TLS12, TLS13};
+use rustls::{CipherSuite, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::transport::{Channel, Endpoint};
 
@@ -73,13 +79,13 @@ async fn a_unix_socket_serves_as_a_port_does() {
 }
 
 /// An authority, and papers that it has signed.
-struct Authority {
+pub struct Authority {
     ca: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
     dir: tempfile::TempDir,
 }
 
 impl Authority {
-    fn new() -> Authority {
+    pub fn new() -> Authority {
         let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let ca = rcgen::CertifiedIssuer::self_signed(params, rcgen::KeyPair::generate().unwrap()).unwrap();
@@ -88,12 +94,12 @@ impl Authority {
         Authority { ca, dir }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     /// Writes a certificate of this name, and its key.
-    fn issue(&self, file: &str, name: &str) {
+    pub fn issue(&self, file: &str, name: &str) {
         let key = rcgen::KeyPair::generate().unwrap();
         let params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &self.ca).unwrap();
@@ -102,11 +108,19 @@ impl Authority {
     }
 }
 
+/// An adapter with the papers `server`, which trusts this authority.
+pub async fn start_secured(authority: &Authority, flags: &[&str]) -> Adapter {
+    let flag = |name: &str, file: &str| format!("--{name}={}", authority.path(file).display());
+    let papers = [flag("cert-file", "server.pem"), flag("key-file", "server.key"), flag("trusted-ca-file", "ca.pem")];
+    let flags: Vec<_> = papers.iter().map(String::as_str).chain(flags.iter().copied()).collect();
+    start(&flags, "https://127.0.0.1:0").await
+}
+
 /// A client that knows the server by this name, and shows these papers or none.
 async fn secured(address: &str, ca: &Path, name: &str, papers: Option<(PathBuf, PathBuf)>) -> Result<Channel, String> {
     let tls = journal_client::Tls {
         ca: ca.to_owned(),
-        identity: papers.map(|(cert, key)| journal_client::tls::Identity { cert, key }),
+        identity: papers.map(|(cert, key)| Identity { cert, key }),
         server_name: Some(name.to_owned()),
     };
     let config = std::sync::Arc::new(tls.client_config().map_err(|error| error.to_string())?);
@@ -133,15 +147,7 @@ async fn certificates_are_demanded_and_replaced_without_a_restart() {
     let authority = Authority::new();
     authority.issue("server", "old.example");
     authority.issue("client", "client.example");
-    let flag = |name: &str, file: &str| format!("--{name}={}", authority.path(file).display());
-    let flags = [
-        flag("cert-file", "server.pem"),
-        flag("key-file", "server.key"),
-        flag("trusted-ca-file", "ca.pem"),
-        "--client-cert-auth".to_owned(),
-    ];
-    let flags: Vec<_> = flags.iter().map(String::as_str).collect();
-    let adapter = start(&flags, "https://127.0.0.1:0").await;
+    let adapter = start_secured(&authority, &["--client-cert-auth"]).await;
     let address = adapter.addresses[0].clone();
     let ca = authority.path("ca.pem");
     let papers = || Some((authority.path("client.pem"), authority.path("client.key")));
@@ -159,4 +165,61 @@ async fn certificates_are_demanded_and_replaced_without_a_restart() {
     authority.issue("server", "new.example");
     reads(secured(&address, &ca, "new.example", papers()).await.unwrap()).await.unwrap();
     reads(good).await.unwrap();
+}
+
+/// What a client that speaks only this comes to terms with the server on; nothing if they do not.
+async fn agreed(
+    adapter: &Adapter,
+    authority: &Authority,
+    version: &'static SupportedProtocolVersion,
+    suites: &[CipherSuite],
+) -> Option<CipherSuite> {
+    let identity = Identity { cert: authority.path("client.pem"), key: authority.path("client.key") };
+    let chain = CertificateDer::pem_file_iter(&identity.cert).unwrap().map(Result::unwrap).collect();
+    let key = PrivateKeyDer::from_pem_file(&identity.key).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(authority.path("ca.pem")).unwrap()).unwrap();
+    let mut provider = rustls::crypto::ring::default_provider();
+    provider.cipher_suites.retain(|suite| suites.is_empty() || suites.contains(&suite.suite()));
+    let config = rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    let stream = tokio::net::TcpStream::connect(&adapter.addresses[0]).await.unwrap();
+    let name = "server.example".try_into().unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream).await.ok()?;
+    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: adapter\r\nConnection: close\r\n\r\n").await.ok()?;
+    let mut answer = String::new();
+    let _ = stream.read_to_string(&mut answer).await;
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    stream.get_ref().1.negotiated_cipher_suite().map(|suite| suite.suite())
+}
+
+#[tokio::test]
+async fn a_client_of_a_version_or_cipher_that_was_left_out_is_not_served() {
+    let authority = Authority::new();
+    authority.issue("server", "server.example");
+    authority.issue("client", "client.example");
+    let newest = start_secured(&authority, &["--tls-min-version=TLS1.3"]).await;
+    assert_eq!(agreed(&newest, &authority, &TLS12, &[]).await, None);
+    assert!(agreed(&newest, &authority, &TLS13, &[]).await.is_some());
+
+    let older = start_secured(&authority, &["--tls-max-version=TLS1.2"]).await;
+    assert!(agreed(&older, &authority, &TLS12, &[]).await.is_some());
+    assert_eq!(agreed(&older, &authority, &TLS13, &[]).await, None);
+
+    // The keys of these papers are of an elliptic curve.
+    let chosen = "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384";
+    let choosy = start_secured(&authority, &["--cipher-suites", chosen]).await;
+    let others = [CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256];
+    assert_eq!(agreed(&choosy, &authority, &TLS12, &others).await, None);
+    let agreed_on = agreed(&choosy, &authority, &TLS12, &[]).await.and_then(|suite| suite.as_str());
+    assert!(chosen.split(',').any(|suite| agreed_on == Some(suite)), "{agreed_on:?}");
+    assert!(agreed(&choosy, &authority, &TLS13, &[]).await.is_some(), "the list is about TLS 1.2");
+
+    let any = start_secured(&authority, &[]).await;
+    assert!(agreed(&any, &authority, &TLS12, &others).await.is_some());
+    assert!(agreed(&any, &authority, &TLS13, &[]).await.is_some());
 }
