@@ -13,6 +13,7 @@ mod keys;
 mod learners;
 mod leases;
 mod others;
+mod process;
 mod silence;
 mod space;
 mod speaking;
