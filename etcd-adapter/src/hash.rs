@@ -42,6 +42,7 @@ fn command() -> Command {
         Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
     };
     Command::new("etcd-adapter hash")
+        .no_binary_name(true)
         .about("Shows where adapters are and the hash of their state: at equal positions hashes are equal")
         .arg(Arg::new("address").value_name("HOST:PORT").num_args(0..).default_value(DEFAULT).help("Client addresses"))
         .arg(file("cacert", "Speak TLS, to those whose certificates come from these authorities"))

@@ -17,7 +17,7 @@ const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     if let Some("hash") = std::env::args().nth(1).as_deref() {
-        return hash::run(std::env::args().skip(1));
+        return hash::run(std::env::args().skip(2));
     }
     let config = match Config::from_process() {
         Ok(config) => config,
