@@ -21,7 +21,7 @@ use rocksdb::{
 };
 
 use super::engine::{Engine, StoreError};
-use super::row::{put_place, put_row, read_place, read_row};
+use super::row::{nearest_place, put_place, put_row, read_place, read_row};
 use super::sweep::Sweeps;
 use crate::mvcc::{At, Row, RowRef};
 
@@ -121,7 +121,7 @@ impl Rocks {
 fn here<'a>(cursor: &'a DBRawIterator<'_>) -> Result<Option<(At, &'a [u8])>, StoreError> {
     match cursor.item() {
         Some((place, value)) => {
-            let at = read_place(place).map_err(|why| StoreError::Row { at: At::default(), why })?;
+            let at = read_place(place).map_err(|why| StoreError::Row { at: nearest_place(place), why })?;
             Ok(Some((at, value)))
         }
         None => cursor.status().map(|()| None).map_err(engine),
@@ -275,5 +275,23 @@ impl Engine for Rocks {
         options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
         self.db.compact_range_cf_opt(self.log(), Some(put_place(from)), Some(put_place(to)), &options);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damage_is_told_where_it_lies() {
+        let dir = tempfile::tempdir().unwrap();
+        let rocks = Rocks::open(dir.path(), &RocksOptions::default(), Arc::new(Sweeps::new())).unwrap();
+        let torn = put_place(At { main: 7, sub: 9 });
+        let mut options = WriteOptions::default();
+        options.disable_wal(true);
+        rocks.db.put_cf_opt(rocks.log(), &torn[..11], b"row", &options).unwrap();
+        let damage = rocks.scan(At::default(), At::end_of(100), 10, 1000).unwrap_err();
+        assert!(damage.is_damage());
+        assert_eq!(damage.to_string(), "the row 7.0 is malformed: a number is longer than it may be");
     }
 }

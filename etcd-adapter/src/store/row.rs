@@ -26,6 +26,14 @@ pub(super) fn read_place(place: &[u8]) -> Result<At, Malformed> {
     Ok(At { main: i64::from_be_bytes(*main), sub: u32::from_be_bytes(sub) })
 }
 
+/// Where bytes that are no place lie among those that are: at this one, or just behind it.
+pub(super) fn nearest_place(bytes: &[u8]) -> At {
+    let mut place = [0; PLACE_LEN];
+    let known = bytes.len().min(PLACE_LEN);
+    place[..known].copy_from_slice(&bytes[..known]);
+    read_place(&place).unwrap_or_default()
+}
+
 /// Writes the value of a row into a buffer that is used again and again.
 pub(super) fn put_row(out: &mut Vec<u8>, row: &Row) {
     out.clear();
@@ -92,6 +100,15 @@ mod tests {
         fn no_bytes_make_the_reader_panic(bytes: Vec<u8>) {
             let _ = read_row(&bytes);
         }
+    }
+
+    #[test]
+    fn what_is_no_place_lies_where_its_bytes_do() {
+        let whole = put_place(At { main: 7, sub: 9 });
+        assert_eq!(read_place(&whole[..10]), Err(Malformed::Number));
+        assert_eq!(nearest_place(&whole[..10]), At { main: 7, sub: 0 });
+        assert_eq!(nearest_place(&[&whole[..], b"more"].concat()), At { main: 7, sub: 9 });
+        assert_eq!(nearest_place(b""), At::default());
     }
 
     #[test]
