@@ -183,14 +183,23 @@ impl Applier {
             loop {
                 self.follow(&*journal, None).await?;
                 if self.standing.lock().stopped_by_level.is_some() {
-                    // Only a newer program goes on from here.
-                    std::future::pending::<()>().await;
+                    return self.stay().await;
                 }
             }
         };
         let followed = stop.run_until_cancelled(follow).await;
         self.store.flush()?;
         followed.unwrap_or(Ok(()))
+    }
+
+    /// Only a newer program goes on from here. What is there is read, and kept in order, until then.
+    async fn stay(&mut self) -> Result<(), Fatal> {
+        let mut chores = tokio::time::interval(FORGET_EVERY);
+        chores.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            chores.tick().await;
+            self.chores()?;
+        }
     }
 
     /// Reads one tail stream to its end.

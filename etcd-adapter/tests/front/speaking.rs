@@ -11,7 +11,10 @@ use journal_client::{Fate, Journal, MemoryJournal, Reason};
 use proto::etcd::kv_client::KvClient;
 use proto::etcd::lease_client::LeaseClient;
 use proto::etcd::maintenance_client::MaintenanceClient;
-use proto::etcd::{HashKvRequest, LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest, StatusRequest};
+use proto::etcd::{
+    CompactionRequest, HashKvRequest, LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest,
+    StatusRequest,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
@@ -217,7 +220,12 @@ async fn an_entry_above_our_level_stops_apply_and_is_no_reason_to_restart() {
     let journal = journal();
     let (one, channel) = start(&journal, "one").await;
     let mut kv = KvClient::new(channel);
-    kv.put(PutRequest { key: bytes("a"), ..Default::default() }).await.unwrap();
+    for _ in 0..5 {
+        kv.put(PutRequest { key: bytes("a"), ..Default::default() }).await.unwrap();
+    }
+    let revision = kv.put(PutRequest { key: bytes("a"), ..Default::default() }).await.unwrap();
+    let revision = revision.into_inner().header.unwrap().revision;
+    kv.compact(CompactionRequest { revision, physical: false }).await.unwrap();
     let level = LEVEL + 1;
     let body = EntryBody { producer: proto::Position(1), seq: 1, level, beat: None, commands: Vec::new() };
     journal.append(journal_client::Entry::new(encode(&body))).await.unwrap();
@@ -235,6 +243,18 @@ async fn an_entry_above_our_level_stops_apply_and_is_no_reason_to_restart() {
     assert_eq!(kv.range(range).await.unwrap().into_inner().count, 1);
     let late = try_to_start(&journal, "late").await.map(drop).unwrap_err();
     assert!(late.to_string().contains(&format!("an entry of level {level}")), "{late:#}");
+    // What was acknowledged by others is beyond it.
+    let refused = kv.range(RangeRequest { key: bytes("a"), ..Default::default() }).await.unwrap_err();
+    assert_eq!(refused.message(), "etcdserver: request timed out");
+    // And it keeps its house: what the compaction left behind is flushed, forgotten and dropped.
+    let deadline = Instant::now() + Duration::from_secs(15);
+    let swept = format!("adapter_swept_revision {revision}\n");
+    while !page("/metrics").await.contains(&swept) {
+        assert!(Instant::now() < deadline, "{}", page("/metrics").await);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let metrics = page("/metrics").await;
+    assert!(metrics.contains("adapter_versions 1\n"), "{metrics}");
 }
 
 /// What a producer that is not there says of itself.
