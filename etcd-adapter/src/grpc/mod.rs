@@ -56,6 +56,8 @@ pub use unary::Unary;
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
 /// A leader that was not heard for so many election timeouts is none.
 const LEADER_LOST_AFTER: u32 = 3;
+/// Between looks whether a leader is still there.
+const LEADER_EVERY: Duration = Duration::from_millis(500);
 
 /// What all services of an adapter share.
 pub struct Shared {
@@ -99,6 +101,15 @@ impl Shared {
     pub fn has_leader(&self) -> bool {
         let patience = self.config.limits.election_timeout.max(Duration::from_secs(1)) * LEADER_LOST_AFTER;
         self.reads.heard().is_some_and(|heard| heard.at.elapsed() < patience)
+    }
+
+    /// Returns once the journal has had no leader for a while: then streams that require one end.
+    async fn leader_lost(&self) {
+        let mut looks = tokio::time::interval(LEADER_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while self.has_leader() {
+            looks.tick().await;
+        }
     }
 
     /// Proposes a client's command, of which the request was `bytes` long.

@@ -4,10 +4,9 @@
 //! a creation or an end. Fragments of one response are sent back to back.
 
 use std::collections::BTreeMap;
-use std::future::Future;
-use std::pin::Pin;
+use std::future::{Future, ready};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,7 +14,7 @@ use proto::etcd::watch_create_request::FilterType;
 use proto::etcd::watch_request::RequestUnion;
 use proto::etcd::{WatchCreateRequest, WatchRequest, WatchResponse};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::body::Body;
 use tonic::{Code, Status, Streaming};
@@ -29,8 +28,8 @@ use crate::watch::{Created, Event, Frame, Item, Keys, Session, Style, Wish};
 const OUTBOUND_MAX: usize = 16;
 /// Events in one response, about.
 const EVENTS_MAX: usize = 1000;
-/// Between looks whether a leader is still there.
-const LEADER_EVERY: Duration = Duration::from_millis(500);
+/// Requests in a row, before events have their turn.
+const REQUESTS_MAX: usize = 64;
 const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
 /// Stands for no watcher, and for all of a stream.
@@ -70,6 +69,7 @@ impl tonic::server::StreamingService<WatchRequest> for Open {
                 shared,
                 outbound,
                 watchers: BTreeMap::new(),
+                progress_asked: 0,
                 leader_required,
                 events_sent: 0,
             };
@@ -91,6 +91,8 @@ struct Stream {
     session: Session,
     outbound: mpsc::Sender<Result<Frame, Status>>,
     watchers: BTreeMap<i64, Local>,
+    /// Requests for progress that are not answered yet: one look at the watchers serves them all.
+    progress_asked: usize,
     leader_required: bool,
     events_sent: usize,
 }
@@ -119,16 +121,26 @@ impl Stream {
         let every = self.shared.config.progress_interval;
         let mut ticks = interval_at(Instant::now() + every, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut leader = interval(LEADER_EVERY);
-        leader.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let shared = self.shared.clone();
+        let mut leader_lost = pin!(shared.leader_lost());
         // A client that says nothing more may still listen.
         let mut open = true;
+        let mut in_a_row = 0;
         loop {
+            // What time brings comes first, since it is rare: requests and events may come without a pause.
             let served = tokio::select! {
                 biased;
                 () = self.shared.stopping.cancelled() => return End::Failed(status::STOPPED.into()),
-                request = requests.message(), if open => match request {
-                    Ok(Some(request)) => self.on_request(request).await,
+                () = &mut leader_lost, if self.leader_required => return End::Failed(NO_LEADER.into()),
+                _ = ticks.tick() => {
+                    self.on_tick();
+                    Ok(())
+                }
+                request = requests.message(), if open && in_a_row < REQUESTS_MAX => match request {
+                    Ok(Some(request)) => {
+                        in_a_row += 1;
+                        self.on_request(request).await
+                    }
                     Ok(None) => {
                         open = false;
                         Ok(())
@@ -138,15 +150,11 @@ impl Stream {
                         return End::Gone;
                     }
                 },
-                () = self.session.woken() => self.pump().await,
-                _ = ticks.tick() => {
-                    self.on_tick();
-                    Ok(())
+                () = self.session.woken(), if in_a_row < REQUESTS_MAX => self.pump().await,
+                () = ready(()), if in_a_row == REQUESTS_MAX => {
+                    in_a_row = 0;
+                    self.pump().await
                 }
-                _ = leader.tick(), if self.leader_required => match self.shared.has_leader() {
-                    true => Ok(()),
-                    false => return End::Failed(NO_LEADER.into()),
-                },
             };
             if let Err(end) = served {
                 return end;
@@ -155,6 +163,10 @@ impl Stream {
     }
 
     async fn on_request(&mut self, request: WatchRequest) -> Result<(), End> {
+        if !matches!(request.request_union, Some(RequestUnion::ProgressRequest(_)) | None) {
+            // What is asked for next must not change what was asked for before.
+            self.look_at_progress();
+        }
         match request.request_union {
             Some(RequestUnion::CreateRequest(request)) => self.on_create(request).await,
             Some(RequestUnion::CancelRequest(request)) => {
@@ -162,11 +174,19 @@ impl Stream {
                 Ok(())
             }
             Some(RequestUnion::ProgressRequest(_)) => {
-                self.session.progress_of_all();
+                self.progress_asked += 1;
+                self.session.wake();
                 Ok(())
             }
             // Newer than this program.
             None => Ok(()),
+        }
+    }
+
+    fn look_at_progress(&mut self) {
+        let asked = std::mem::take(&mut self.progress_asked);
+        if asked > 0 {
+            self.session.progress_of_all(asked);
         }
     }
 
@@ -208,6 +228,7 @@ impl Stream {
     }
 
     async fn pump_unmeasured(&mut self) -> Result<(), End> {
+        self.look_at_progress();
         let (items, behind) = self.session.take();
         let mut joined: BTreeMap<i64, (Vec<Arc<Event>>, Style)> = BTreeMap::new();
         for item in items {
@@ -235,9 +256,11 @@ impl Stream {
                     let canceled = WatchResponse { watch_id: watcher, canceled: true, ..self.response(revision) };
                     self.send_control(canceled).await?;
                 }
-                Item::ProgressOfAll { revision } => {
+                Item::ProgressOfAll { revision, times } => {
                     self.flush(&mut joined).await?;
-                    self.send_progress(NO_ID, revision).await?;
+                    for _ in 0..times {
+                        self.send_progress(NO_ID, revision).await?;
+                    }
                 }
             }
         }

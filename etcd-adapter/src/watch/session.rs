@@ -36,9 +36,10 @@ pub enum Item {
         watcher: i64,
         revision: Revision,
     },
-    /// All watchers of the stream have.
+    /// All watchers of the stream have. To be said so often: it was asked for so often.
     ProgressOfAll {
         revision: Revision,
+        times: usize,
     },
 }
 
@@ -201,13 +202,13 @@ impl Session {
         self.ended.insert(id);
     }
 
-    /// Queues a progress for the whole stream, if all its watchers have been handed everything that
-    /// they want up to now.
-    pub fn progress_of_all(&self) {
+    /// Queues a progress for the whole stream, so many times, if all its watchers have been handed everything
+    /// that they want up to now.
+    pub fn progress_of_all(&self, times: usize) {
         let state = self.hub.0.lock();
         let revision = state.revision;
         if self.own(&state).next().is_some() && self.own(&state).all(|(_, watcher)| watcher.has_all(revision)) {
-            self.queue.push(Item::ProgressOfAll { revision });
+            self.queue.push(Item::ProgressOfAll { revision, times });
         }
         drop(state);
         self.queue.wake();

@@ -7,6 +7,7 @@
 
 mod dashboards;
 mod divergence;
+mod flood;
 mod found;
 mod hurt;
 mod keys;
