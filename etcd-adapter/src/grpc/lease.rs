@@ -111,9 +111,6 @@ impl Lease for LeaseService {
                         shared.meters.keep_alive_receive_failures.add(1);
                     }
                 })? {
-                    if leader_required && !shared.has_leader() {
-                        return Err(status::NO_LEADER.into());
-                    }
                     let answer = shared.keep_alive(request.id).await?;
                     if answers.send(Ok(answer)).await.is_err() {
                         break;
@@ -125,6 +122,8 @@ impl Lease for LeaseService {
                 biased;
                 () = answers.closed() => Ok(()),
                 () = shared.stopping.cancelled() => Err(status::STOPPED.into()),
+                // Of a client that says nothing, too: it would take its lease for alive.
+                () = shared.leader_lost(), if leader_required => Err(status::NO_LEADER.into()),
                 served = serve => served,
             };
             if let Err(status) = served {

@@ -19,6 +19,8 @@ pub struct Way {
     journal: MemoryJournal,
     /// The next put is heard with another value than was written.
     mishears: Arc<AtomicBool>,
+    /// How often the tail streams that were open have fallen silent.
+    silenced: watch::Sender<u64>,
     /// Nothing goes through, in neither direction; what was sent meanwhile arrives later.
     held: watch::Sender<bool>,
     /// What is sent goes through, and no entry is heard.
@@ -27,8 +29,13 @@ pub struct Way {
 
 impl Way {
     pub fn to(journal: &MemoryJournal) -> Way {
-        let [held, deaf] = std::array::from_fn(|_| watch::Sender::new(false));
-        Way { journal: journal.clone(), mishears: Arc::default(), held, deaf }
+        Way {
+            journal: journal.clone(),
+            mishears: Arc::default(),
+            silenced: watch::Sender::new(0),
+            held: watch::Sender::new(false),
+            deaf: watch::Sender::new(false),
+        }
     }
 
     pub fn mishear_a_put(&self) {
@@ -41,6 +48,11 @@ impl Way {
 
     pub fn deafen(&self, deaf: bool) {
         self.deaf.send_replace(deaf);
+    }
+
+    /// The tail streams that are open bring nothing more, and do not end.
+    pub fn silence_tails(&self) {
+        self.silenced.send_modify(|times| *times += 1);
     }
 
     async fn open(&self) {
@@ -81,11 +93,15 @@ impl Journal for Way {
     async fn tail(&self, from: Position) -> Result<TailStream, Error> {
         self.open().await;
         let way = self.clone();
+        let silenced = *self.silenced.borrow();
         let heard = self.journal.tail(from).await?.then(move |run| {
             let way = way.clone();
             async move {
                 way.open().await;
                 let _ = way.deaf.subscribe().wait_for(|deaf| !deaf).await;
+                if *way.silenced.borrow() > silenced {
+                    std::future::pending::<()>().await;
+                }
                 run.map(|run| way.hear(run))
             }
         });

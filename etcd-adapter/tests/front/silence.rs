@@ -1,5 +1,5 @@
-//! Producers' ends: an adapter that is not heard is declared gone, what it said late has no effect, and
-//! it comes back when it can.
+//! Adapters and journals that do not hear each other. An adapter that is not heard is declared gone, what it
+//! said late has no effect, and it comes back when it can; one that hears nothing finds out by itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,11 +10,17 @@ use etcd_adapter::config::Config;
 use journal_client::MemoryJournal;
 use proto::etcd::cluster_client::ClusterClient;
 use proto::etcd::kv_client::KvClient;
-use proto::etcd::{MemberListRequest, PutRequest, RangeRequest};
+use proto::etcd::lease_client::LeaseClient;
+use proto::etcd::watch_client::WatchClient;
+use proto::etcd::{
+    LeaseGrantRequest, LeaseKeepAliveRequest, MemberListRequest, PutRequest, RangeRequest, WatchRequest,
+};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
 
 use crate::hurt::Way;
-use crate::world::bytes;
+use crate::world::{bytes, from};
 
 /// Long enough to be heard twice in it.
 const SILENCE: Duration = Duration::from_millis(2500);
@@ -121,4 +127,72 @@ async fn a_restart_ends_what_the_streams_of_the_process_before_it_still_deliver(
     let ended = tokio::time::timeout(Duration::from_secs(5), adapter.failed()).await.unwrap();
     assert!(ended.to_string().contains("another process has this adapter's name"), "{ended}");
     assert_eq!((version_of(&again, "late").await, version_of(&again, "after").await), (0, 1));
+}
+
+/// A call on a stream that requires a leader, with this to be said first.
+fn requiring_a_leader<T: Send + 'static>(
+    said: Vec<T>,
+) -> (Request<impl futures::Stream<Item = T> + Send + 'static>, tokio::sync::mpsc::Sender<T>) {
+    let (sender, stream) = tokio::sync::mpsc::channel(4);
+    said.into_iter().for_each(|one| sender.try_send(one).unwrap());
+    let mut request = Request::new(ReceiverStream::new(stream));
+    request.metadata_mut().insert("hasleader", "true".parse().unwrap());
+    (request, sender)
+}
+
+#[tokio::test]
+async fn w_19_streams_that_require_a_leader_end_without_one_also_those_that_say_nothing() {
+    let way = Way::to(&MemoryJournal::new("silence"));
+    let (_one, channel) = start(&way, "one").await;
+    let (mut lease, mut watch) = (LeaseClient::new(channel.clone()), WatchClient::new(channel.clone()));
+    lease.lease_grant(LeaseGrantRequest { id: 7, ttl: 600 }).await.unwrap();
+    let (request, _quiet) = requiring_a_leader::<LeaseKeepAliveRequest>(Vec::new());
+    let mut quiet = lease.lease_keep_alive(request).await.unwrap().into_inner();
+    let (request, _once) = requiring_a_leader(vec![LeaseKeepAliveRequest { id: 7 }]);
+    let mut once = lease.lease_keep_alive(request).await.unwrap().into_inner();
+    assert_eq!(once.message().await.unwrap().unwrap().ttl, 600);
+    let create = proto::etcd::watch_request::RequestUnion::CreateRequest(from("k", 0));
+    let (request, _watching) = requiring_a_leader(vec![WatchRequest { request_union: Some(create) }]);
+    let mut watching = watch.watch(request).await.unwrap().into_inner();
+    assert!(watching.message().await.unwrap().unwrap().created);
+    // And one that does not ask for that much.
+    let (mut request, _patient) = requiring_a_leader::<LeaseKeepAliveRequest>(Vec::new());
+    request.metadata_mut().remove("hasleader");
+    let mut patient = lease.lease_keep_alive(request).await.unwrap().into_inner();
+
+    way.hold(true);
+    let ended = futures::future::join3(quiet.message(), once.message(), watching.message());
+    let ended = tokio::time::timeout(Duration::from_secs(6), ended).await.expect("they end by themselves");
+    let no_leader =
+        |status: Status| assert_eq!((status.code(), status.message()), (Code::Unavailable, "etcdserver: no leader"));
+    no_leader(ended.0.unwrap_err());
+    no_leader(ended.1.unwrap_err());
+    no_leader(ended.2.unwrap_err());
+    let (request, _late) = requiring_a_leader::<LeaseKeepAliveRequest>(Vec::new());
+    no_leader(lease.lease_keep_alive(request).await.unwrap_err());
+    assert!(tokio::time::timeout(Duration::from_millis(50), patient.message()).await.is_err(), "it goes on");
+}
+
+/// Nobody asks this adapter for anything, and the stream that it follows brings nothing more.
+#[tokio::test]
+async fn a_quiet_adapter_finds_out_that_it_is_stale_and_reads_another_tail() {
+    let journal = MemoryJournal::new("silence");
+    let (heard, deaf) = (Way::to(&journal), Way::to(&journal));
+    let (_one, first) = start(&heard, "heard").await;
+    let (quiet, second) = start(&deaf, "deaf").await;
+    put(first.clone(), "before").await.unwrap();
+    assert_eq!(version_of(&second, "before").await, 1);
+    deaf.silence_tails();
+    let applied = || quiet.standing().lock().applied;
+    let stale = applied();
+    put(first.clone(), "after").await.unwrap();
+    let began = std::time::Instant::now();
+    while applied() <= stale.next() {
+        assert!(began.elapsed() < Duration::from_secs(6), "it does not know that it is stale");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // It was silent for a while indeed.
+    assert!(began.elapsed() > Duration::from_secs(1), "{:?}", began.elapsed());
+    let read = RangeRequest { key: bytes("after"), serializable: true, ..Default::default() };
+    assert_eq!(KvClient::new(second).range(read).await.unwrap().into_inner().count, 1);
 }
