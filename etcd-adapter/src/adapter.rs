@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::answers::Budget;
 use crate::applier::{Applier, Audience, Fatal, Standing, Standings};
 use crate::auto_compaction::Schedule;
 use crate::boot::{self, Boot};
@@ -263,6 +264,7 @@ async fn begin(
         hub: hub.clone(),
         leases: leases.clone(),
         calls: Arc::new(Calls::new(config.extensive_metrics)),
+        answers: Budget::new(config.answer_bytes),
         meters: meters.clone(),
         room,
         stopping: closing.clone(),

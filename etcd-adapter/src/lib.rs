@@ -3,13 +3,14 @@
 //! What an entry says is [`command`]; what it means is [`mvcc`], which is pure; what it leaves behind
 //! is kept by [`store`]. Commands get into the journal through [`proposal`]; [`applier`] follows the
 //! tail, and makes visible, in this order, what can be read ([`view`]), what watchers are told
-//! ([`watch`]), and what callers are answered. [`grpc`] and [`http`] translate, over [`http2`]; [`adapter`] owns the
-//! tasks and the sockets.
+//! ([`watch`]), and what callers are answered. [`grpc`] and [`http`] translate, over [`http2`]; [`answers`]
+//! bounds the memory of what they say; [`adapter`] owns the tasks and the sockets.
 //!
 //! Arrows go one way: `store → mvcc → command`, `watch → view → store`, `grpc → {proposal, watch}`.
 
 pub mod adapter;
 pub mod agreement;
+pub mod answers;
 pub mod applier;
 pub mod auto_compaction;
 pub mod boot;

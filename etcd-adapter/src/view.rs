@@ -12,8 +12,9 @@ use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use proto::{Position, mvccpb};
 
+use crate::answers::Claim;
 use crate::command::{AlarmKind, Range, SortOrder, SortTarget, Txn};
-use crate::mvcc::{At, Found, RangeScan, Refusal, Revision, Row, Selection, State, TxnAnswer, ValueLost};
+use crate::mvcc::{At, Found, RangeScan, Refusal, Revision, Row, RowRef, Selection, State, TxnAnswer, ValueLost};
 use crate::store::{Store, StoreError};
 use crate::watch::key_value;
 
@@ -24,6 +25,8 @@ const FETCH_ROWS: usize = 1000;
 /// One piece of the past, for watchers.
 const HISTORY_ROWS: usize = 4096;
 const HISTORY_BYTES: usize = 4 << 20;
+/// What a key of an answer takes while it is made, beside its bytes: what was found, the message, its envelope.
+const KEY_BYTES: usize = 224;
 /// Counts remembered for pages that will be asked for.
 const PAGES_MAX: usize = 4096;
 
@@ -185,12 +188,13 @@ impl View {
         read
     }
 
-    /// Answers a range request.
-    pub fn range(&self, request: &Range) -> Result<Page, ReadError> {
+    /// Answers a range request. If the claim is refused, the page has no keys and is no answer.
+    pub fn range(&self, request: &Range, claim: &mut Claim) -> Result<Page, ReadError> {
         loop {
+            claim.restart();
             let published = self.revision();
             let revision = if request.revision <= 0 { published } else { request.revision };
-            match self.range_at(request, revision, published) {
+            match self.range_at(request, revision, published, claim) {
                 // What was current is history by now, and even compacted: what is current now will do.
                 Err(ReadError::Refused(Refusal::Compacted)) if request.revision <= 0 && published < self.revision() => {
                 }
@@ -199,11 +203,17 @@ impl View {
         }
     }
 
-    fn range_at(&self, request: &Range, revision: Revision, published: Revision) -> Result<Page, ReadError> {
+    fn range_at(
+        &self,
+        request: &Range,
+        revision: Revision,
+        published: Revision,
+        claim: &mut Claim,
+    ) -> Result<Page, ReadError> {
         self.check(revision, published)?;
         let selection = self.select(request.clone(), At::end_of(revision));
         let page = selection.and_then(|selection| {
-            let kvs = self.fetch(&selection.found, request.keys_only)?;
+            let kvs = self.fetch(&selection.found, request.keys_only, claim)?;
             self.expect_next_page(request, revision, &selection);
             Ok(Page { revision: published, kvs, more: selection.more, count: selection.count })
         });
@@ -213,10 +223,10 @@ impl View {
     }
 
     /// What a range read inside a Txn found, at the place where it stood.
-    pub fn range_in_txn(&self, request: Range, bound: At) -> Result<Page, ReadError> {
+    pub fn range_in_txn(&self, request: Range, bound: At, claim: &mut Claim) -> Result<Page, ReadError> {
         let keys_only = request.keys_only;
         let selection = self.noted(self.select(request, bound))?;
-        let kvs = self.noted(self.fetch(&selection.found, keys_only))?;
+        let kvs = self.noted(self.fetch(&selection.found, keys_only, claim))?;
         Ok(Page { revision: bound.main, kvs, more: selection.more, count: selection.count })
     }
 
@@ -228,12 +238,20 @@ impl View {
     }
 
     /// The version at a place that an answer names.
-    pub fn row(&self, at: At) -> Result<mvccpb::KeyValue, ReadError> {
-        Ok(self.stored(&[at])?.first().map(key_value).unwrap_or_default())
+    pub fn row(&self, at: At, claim: &mut Claim) -> Result<mvccpb::KeyValue, ReadError> {
+        let kv = self.stored(&[at])?.first().map(key_value).unwrap_or_default();
+        Ok(if claim.grow(2 * (kv.key.len() + kv.value.len()) + KEY_BYTES) { kv } else { Default::default() })
     }
 
-    pub fn rows(&self, places: &[At]) -> Result<Vec<mvccpb::KeyValue>, ReadError> {
-        Ok(self.stored(places)?.iter().map(key_value).collect())
+    pub fn rows(&self, places: &[At], claim: &mut Claim) -> Result<Vec<mvccpb::KeyValue>, ReadError> {
+        let mut bytes = 0;
+        // Twice: as a row, and as it is sent. How large it is, only the row tells.
+        let mut see = |_, row: RowRef<'_>| bytes += 2 * (row.key.len() + row.value.len()) + KEY_BYTES;
+        self.noted(self.0.store.visit(places, &mut see).map_err(ReadError::from))?;
+        match claim.grow(bytes) {
+            true => Ok(self.stored(places)?.iter().map(key_value).collect()),
+            false => Ok(Vec::new()),
+        }
     }
 
     fn stored(&self, places: &[At]) -> Result<Vec<Row>, ReadError> {
@@ -321,7 +339,13 @@ impl View {
         Ok(scan.finish(&self.0.store)?)
     }
 
-    fn fetch(&self, found: &[Found], keys_only: bool) -> Result<Vec<mvccpb::KeyValue>, ReadError> {
+    fn fetch(&self, found: &[Found], keys_only: bool, claim: &mut Claim) -> Result<Vec<mvccpb::KeyValue>, ReadError> {
+        let value = |found: &Found| if keys_only { 0 } else { found.version.size as usize };
+        // Twice: as it is read, and as it is sent.
+        let cost = |found: &Found| 2 * (found.key.len() + value(found)) + KEY_BYTES;
+        if !claim.grow(found.iter().map(cost).sum()) {
+            return Ok(Vec::new());
+        }
         if keys_only {
             return Ok(found.iter().map(key_only).collect());
         }

@@ -54,6 +54,8 @@ pub struct Config {
     /// An adapter that is not heard for so long is proposed gone. No flag changes it: all adapters of a
     /// journal are to have one measure.
     pub silence: Duration,
+    /// What answers may take together, in bytes. No flag changes it: it is a share of the memory.
+    pub answer_bytes: usize,
     /// How the room on a file system is measured.
     pub space: crate::room::Measure,
     /// Whether the time of each call is measured too.
@@ -204,6 +206,7 @@ fn build(mut given: Given) -> Result<Config, LoadError> {
             json: g.get("log-format", log_format).unwrap_or_default(),
         },
         silence: crate::lease_clock::SILENT_MAX,
+        answer_bytes: crate::answers::share_of_memory(),
         space: crate::room::measure,
         extensive_metrics: g.get("metrics", extensive).unwrap_or(false),
         name,

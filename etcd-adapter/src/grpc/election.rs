@@ -32,12 +32,12 @@ fn while_leading(leader: &LeaderKey, then: Op) -> TxnRequest {
 
 impl ElectionService {
     async fn current(&self, prefix: &[u8]) -> Result<(Option<ResponseHeader>, Option<KeyValue>), Status> {
-        let response = self.0.range(first_created(prefix)).await?;
+        let response = self.0.range(first_created(prefix)).await?.message;
         Ok((response.header, response.kvs.into_iter().next()))
     }
 
     async fn say_while_leading(&self, leader: &LeaderKey, put: PutRequest) -> Result<Option<ResponseHeader>, Status> {
-        let response = self.0.txn(while_leading(leader, Op::RequestPut(put))).await?;
+        let response = self.0.txn(while_leading(leader, Op::RequestPut(put))).await?.message;
         match response.succeeded {
             true => Ok(response.header),
             false => Err(status::ELECTION_NOT_LEADER.into()),
@@ -46,7 +46,7 @@ impl ElectionService {
 
     async fn give_up(&self, leader: &LeaderKey) -> Result<Option<ResponseHeader>, Status> {
         let delete = DeleteRangeRequest { key: leader.key.clone(), ..Default::default() };
-        let response = self.0.txn(while_leading(leader, Op::RequestDeleteRange(delete))).await?;
+        let response = self.0.txn(while_leading(leader, Op::RequestDeleteRange(delete))).await?.message;
         Ok(response.header)
     }
 

@@ -1,17 +1,21 @@
 //! etcd's KV service.
 
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use futures::Stream;
 use prost::Message;
 use proto::etcd::kv_server::Kv;
 use proto::etcd::response_op::Response as OpResponse;
 use proto::etcd::*;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::mpsc;
 use tonic::{Request, Response, Status};
 
-use super::{Shared, answer_of, convert, status, status_of_invalid, unexpected};
+use super::{Made, Patience, Shared, answer_of, convert, status, status_of_invalid, unexpected};
+use crate::answers::{Claim, Held, Sending};
 use crate::command::{self, Command, Op, SortOrder, SortTarget, Txn};
 use crate::meters::Kind;
 use crate::mvcc::{Answer, OpAnswer, OpResult, Revision, TxnAnswer};
@@ -47,7 +51,7 @@ fn folder(key: &Bytes) -> Cow<'_, [u8]> {
 
 impl Shared {
     /// Answers a range request, linearizable unless it says otherwise. A learner answers no other ones.
-    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+    pub async fn range(&self, request: RangeRequest) -> Result<Made<RangeResponse>, Status> {
         if !request.serializable && self.is_learner() {
             return Err(status::NOT_SUPPORTED_FOR_LEARNER.into());
         }
@@ -62,53 +66,60 @@ impl Shared {
         answer
     }
 
-    async fn range_unmeasured(&self, request: RangeRequest) -> Result<RangeResponse, Status> {
+    async fn range_unmeasured(&self, request: RangeRequest) -> Result<Made<RangeResponse>, Status> {
         let serializable = request.serializable;
         let range = convert::range(request);
         command::validate_range(&range).map_err(status_of_invalid)?;
         if !serializable {
             self.confirm().await?;
         }
-        let page = self.view.range(&range)?;
+        let read = |claim: &mut Claim| Ok(self.view.range(&range, claim)?);
+        let made = self.within(self.answers.claim(), Patience::Reads, read).await?;
+        let page = &made.message;
         if !serializable && self.config.prompt_progress && range.range_end.is_empty() && page.kvs.is_empty() {
             self.hub.prompt(&folder(&range.key), page.revision);
         }
-        Ok(self.range_response(page))
+        Ok(made.map(|page| self.range_response(page)))
     }
 
     fn range_response(&self, page: Page) -> RangeResponse {
         RangeResponse { header: Some(self.header(page.revision)), kvs: page.kvs, more: page.more, count: page.count }
     }
 
-    pub async fn put(&self, request: PutRequest) -> Result<PutResponse, Status> {
+    pub async fn put(&self, request: PutRequest) -> Result<Made<PutResponse>, Status> {
         let bytes = request.encoded_len();
         match answer_of(self.propose(Command::Put(convert::put(request)), bytes).await?)? {
             (revision, Answer::Put { prev }) => {
-                let prev_kv = prev.map(|at| self.view.row(at)).transpose()?;
-                Ok(PutResponse { header: Some(self.header(revision)), prev_kv })
+                let header = Some(self.header(revision));
+                self.done(|claim| {
+                    let prev_kv = prev.map(|at| self.view.row(at, claim)).transpose()?;
+                    Ok(PutResponse { header, prev_kv })
+                })
+                .await
             }
             (_, other) => Err(unexpected(&other)),
         }
     }
 
-    pub async fn delete_range(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, Status> {
+    pub async fn delete_range(&self, request: DeleteRangeRequest) -> Result<Made<DeleteRangeResponse>, Status> {
         let bytes = request.encoded_len();
         match answer_of(self.propose(Command::DeleteRange(convert::delete_range(request)), bytes).await?)? {
             (revision, Answer::DeleteRange { deleted, prev }) => {
-                let prev_kvs = self.view.rows(&prev)?;
-                Ok(DeleteRangeResponse { header: Some(self.header(revision)), deleted, prev_kvs })
+                let header = Some(self.header(revision));
+                self.done(|claim| Ok(DeleteRangeResponse { header, deleted, prev_kvs: self.view.rows(&prev, claim)? }))
+                    .await
             }
             (_, other) => Err(unexpected(&other)),
         }
     }
 
-    pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+    pub async fn txn(&self, request: TxnRequest) -> Result<Made<TxnResponse>, Status> {
         let bytes = request.encoded_len();
         let serializable = is_serializable(&request);
         let txn = convert::txn(request);
         if !is_read_only(&txn) {
             return match answer_of(self.propose(Command::Txn(txn), bytes).await?)? {
-                (revision, Answer::Txn(answer)) => self.txn_response(revision, answer),
+                (revision, Answer::Txn(answer)) => self.done(|claim| self.txn_response(revision, &answer, claim)).await,
                 (_, other) => Err(unexpected(&other)),
             };
         }
@@ -121,7 +132,7 @@ impl Shared {
         answer
     }
 
-    async fn read_txn(&self, txn: &Txn, serializable: bool) -> Result<TxnResponse, Status> {
+    async fn read_txn(&self, txn: &Txn, serializable: bool) -> Result<Made<TxnResponse>, Status> {
         if !serializable {
             self.confirm().await?;
         }
@@ -130,7 +141,8 @@ impl Shared {
         while self.view.revision() < revision {
             tokio::task::yield_now().await;
         }
-        self.txn_response(revision, answer)
+        let read = |claim: &mut Claim| self.txn_response(revision, &answer, claim);
+        self.within(self.answers.claim(), Patience::Reads, read).await
     }
 
     /// Nothing below the revision is readable once this is answered; what takes its room goes later.
@@ -142,34 +154,39 @@ impl Shared {
         }
     }
 
-    fn txn_response(&self, revision: Revision, answer: TxnAnswer) -> Result<TxnResponse, Status> {
-        Ok(TxnResponse { header: Some(self.header(revision)), ..self.txn_body(answer)? })
+    /// The answer to what is done already.
+    async fn done<T>(&self, make: impl FnMut(&mut Claim) -> Result<T, Status>) -> Result<Made<T>, Status> {
+        self.within(self.answers.claim(), Patience::Done, make).await
     }
 
-    fn txn_body(&self, answer: TxnAnswer) -> Result<TxnResponse, Status> {
-        let responses = answer.ops.into_iter().map(|op| self.op_response(op)).collect::<Result<_, _>>()?;
+    fn txn_response(&self, revision: Revision, answer: &TxnAnswer, claim: &mut Claim) -> Result<TxnResponse, Status> {
+        Ok(TxnResponse { header: Some(self.header(revision)), ..self.txn_body(answer, claim)? })
+    }
+
+    fn txn_body(&self, answer: &TxnAnswer, claim: &mut Claim) -> Result<TxnResponse, Status> {
+        let responses = answer.ops.iter().map(|op| self.op_response(op, claim)).collect::<Result<_, _>>()?;
         Ok(TxnResponse { header: None, succeeded: answer.succeeded, responses })
     }
 
     /// Headers within a Txn say nothing but a revision, and that of a nested Txn not even that.
-    fn op_response(&self, answer: OpAnswer) -> Result<ResponseOp, Status> {
+    fn op_response(&self, answer: &OpAnswer, claim: &mut Claim) -> Result<ResponseOp, Status> {
         let header = Some(ResponseHeader { revision: answer.revision, ..Default::default() });
-        let response = match answer.result {
+        let response = match &answer.result {
             OpResult::Range { request, bound } => {
-                let Page { kvs, more, count, .. } = self.view.range_in_txn(request, bound)?;
+                let Page { kvs, more, count, .. } = self.view.range_in_txn(request.clone(), *bound, claim)?;
                 OpResponse::ResponseRange(RangeResponse { header, kvs, more, count })
             }
             OpResult::Put { prev } => {
-                let prev_kv = prev.map(|at| self.view.row(at)).transpose()?;
+                let prev_kv = prev.map(|at| self.view.row(at, claim)).transpose()?;
                 OpResponse::ResponsePut(PutResponse { header, prev_kv })
             }
             OpResult::DeleteRange { deleted, prev } => {
-                let prev_kvs = self.view.rows(&prev)?;
-                OpResponse::ResponseDeleteRange(DeleteRangeResponse { header, deleted, prev_kvs })
+                let prev_kvs = self.view.rows(prev, claim)?;
+                OpResponse::ResponseDeleteRange(DeleteRangeResponse { header, deleted: *deleted, prev_kvs })
             }
             OpResult::Txn(nested) => {
                 let header = Some(ResponseHeader::default());
-                OpResponse::ResponseTxn(TxnResponse { header, ..self.txn_body(nested)? })
+                OpResponse::ResponseTxn(TxnResponse { header, ..self.txn_body(nested, claim)? })
             }
             OpResult::Empty => return Ok(ResponseOp { response: None }),
         };
@@ -193,10 +210,10 @@ fn is_serializable(request: &TxnRequest) -> bool {
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        self.0.range(request.into_inner()).await.map(Response::new)
+        self.0.range(request.into_inner()).await.map(Made::into_response)
     }
 
-    type RangeStreamStream = ReceiverStream<Result<RangeStreamResponse, Status>>;
+    type RangeStreamStream = Pieces;
 
     async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
         let shared = self.0.clone();
@@ -216,28 +233,31 @@ impl Kv for KvService {
         if !serializable {
             shared.confirm().await?;
         }
-        let (pieces, stream) = tokio::sync::mpsc::channel(2);
+        let (sender, pieces) = mpsc::channel(2);
+        let sending = Arc::<Sending>::default();
+        let mut response = Response::new(Pieces { pieces, held: None });
+        response.extensions_mut().insert(Held::by_pieces(&sending));
         tokio::spawn(async move {
-            if let Err(status) = stream_range(&shared, range, &pieces).await {
-                let _ = pieces.send(Err(status)).await;
+            if let Err(status) = stream_range(&shared, range, &sending, &sender).await {
+                let _ = sender.send(Err(status)).await;
             }
         });
-        Ok(Response::new(ReceiverStream::new(stream)))
+        Ok(response)
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        self.0.put(request.into_inner()).await.map(Response::new)
+        self.0.put(request.into_inner()).await.map(Made::into_response)
     }
 
     async fn delete_range(
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        self.0.delete_range(request.into_inner()).await.map(Response::new)
+        self.0.delete_range(request.into_inner()).await.map(Made::into_response)
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        self.0.txn(request.into_inner()).await.map(Response::new)
+        self.0.txn(request.into_inner()).await.map(Made::into_response)
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
@@ -245,13 +265,40 @@ impl Kv for KvService {
     }
 }
 
-type Pieces = tokio::sync::mpsc::Sender<Result<RangeStreamResponse, Status>>;
+/// A piece of a range, and what it holds until it is sent.
+type Piece = (RangeStreamResponse, Option<Held>);
+
+/// Pieces on their way out. The next one is asked for once the one before is sent, or nearly.
+pub struct Pieces {
+    pieces: mpsc::Receiver<Result<Piece, Status>>,
+    held: Option<Held>,
+}
+
+impl Stream for Pieces {
+    type Item = Result<RangeStreamResponse, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.held = None;
+        let piece = ready!(self.pieces.poll_recv(context));
+        Poll::Ready(piece.map(|piece| {
+            piece.map(|(piece, held)| {
+                self.held = held;
+                piece
+            })
+        }))
+    }
+}
 
 /// Sends a range piece by piece, all of one revision.
-async fn stream_range(shared: &Shared, mut range: command::Range, pieces: &Pieces) -> Result<(), Status> {
+async fn stream_range(
+    shared: &Shared,
+    mut range: command::Range,
+    sending: &Arc<Sending>,
+    pieces: &mpsc::Sender<Result<Piece, Status>>,
+) -> Result<(), Status> {
     if range.count_only {
-        let response = shared.range_response(shared.view.range(&range)?);
-        let _ = pieces.send(Ok(RangeStreamResponse { range_response: Some(response) })).await;
+        let response = shared.range_response(shared.view.range(&range, &mut Claim::unbounded())?);
+        let _ = pieces.send(Ok((RangeStreamResponse { range_response: Some(response) }, None))).await;
         return Ok(());
     }
     let wanted = range.limit;
@@ -264,7 +311,9 @@ async fn stream_range(shared: &Shared, mut range: command::Range, pieces: &Piece
     loop {
         let left = if wanted > 0 { wanted - sent } else { i64::MAX };
         range.limit = keys.min(left);
-        let page = shared.view.range(&range)?;
+        let read = |claim: &mut Claim| Ok(shared.view.range(&range, claim)?);
+        let made = shared.within(shared.answers.claim_of(sending), Patience::Reads, read).await?;
+        let (page, held) = (made.message, made.claim.made(usize::MAX));
         if range.revision <= 0 {
             range.revision = page.revision;
         }
@@ -280,14 +329,16 @@ async fn stream_range(shared: &Shared, mut range: command::Range, pieces: &Piece
             response.header = Some(shared.header(revision));
             response.count = match sorted && page.more {
                 true => {
-                    sent + shared.view.range(&command::Range { count_only: true, limit: 0, ..range.clone() })?.count
+                    let rest = command::Range { count_only: true, limit: 0, ..range.clone() };
+                    sent + shared.view.range(&rest, &mut Claim::unbounded())?.count
                 }
                 false if sorted => sent,
                 false => count,
             };
             response.more = page.more;
         }
-        if pieces.send(Ok(RangeStreamResponse { range_response: Some(response) })).await.is_err() || last {
+        let piece = RangeStreamResponse { range_response: Some(response) };
+        if pieces.send(Ok((piece, held))).await.is_err() || last {
             return Ok(());
         }
         let room = shared.config.limits.request_bytes;

@@ -60,7 +60,7 @@ impl Lock for LockService {
         }
         alive(shared, lease, wait_for_earlier(shared, &prefix, own.create_revision)).await?;
         let read = RangeRequest { key: key.clone(), ..Default::default() };
-        let again = shared.range(read).await?;
+        let again = shared.range(read).await?.message;
         if again.kvs.is_empty() {
             return Err(status::SESSION_EXPIRED.into());
         }
@@ -70,7 +70,7 @@ impl Lock for LockService {
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, Status> {
         let key = request.into_inner().key;
-        let deleted = self.0.delete_range(DeleteRangeRequest { key, ..Default::default() }).await?;
+        let deleted = self.0.delete_range(DeleteRangeRequest { key, ..Default::default() }).await?.message;
         Ok(Response::new(UnlockResponse { header: deleted.header }))
     }
 }

@@ -36,6 +36,7 @@ use tonic::Status;
 use tonic::body::Body;
 use tower::Service;
 
+use crate::answers::{Budget, Claim, NoRoom};
 use crate::applier::Standings;
 use crate::command::{self, AlarmAction, AlarmKind, Command};
 use crate::config::Config;
@@ -54,6 +55,8 @@ pub use unary::Unary;
 
 /// What a message may have around a request of the largest size.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
+/// What is done is not waited for as long as a compaction leaves those alone who still read.
+const DONE_PATIENCE: Duration = Duration::from_secs(5);
 /// A leader that was not heard for so many election timeouts is none.
 const LEADER_LOST_AFTER: u32 = 3;
 /// Between looks whether a leader is still there.
@@ -72,6 +75,7 @@ pub struct Shared {
     pub leases: Arc<parking_lot::Mutex<LeaseClock>>,
     pub standing: Standings,
     pub calls: Arc<Calls>,
+    pub answers: Budget,
     pub meters: Arc<Meters>,
     /// Of the store, if it has a directory.
     pub room: Option<Room>,
@@ -146,6 +150,30 @@ impl Shared {
         })
     }
 
+    /// Makes an answer in the memory that there is for it. If there is none, it is given up, and made anew
+    /// once there is.
+    async fn within<T>(
+        &self,
+        mut claim: Claim,
+        patience: Patience,
+        mut make: impl FnMut(&mut Claim) -> Result<T, Status>,
+    ) -> Result<Made<T>, Status> {
+        let (until, otherwise) = match patience {
+            Patience::Reads => (self.config.limits.request_timeout(), status::TOO_MANY_REQUESTS),
+            Patience::Done => (DONE_PATIENCE, status::TIMEOUT),
+        };
+        let until = Instant::now() + until;
+        loop {
+            claim.restart();
+            let message = make(&mut claim)?;
+            if !claim.is_refused() {
+                return Ok(Made { message, claim });
+            }
+            drop(message);
+            claim.wait(until).await.map_err(|NoRoom| Status::from(otherwise))?;
+        }
+    }
+
     /// Writes end where the quota does, and the first one that meets it raises the alarm.
     fn check_quota(&self, command: &Command) -> Result<(), Status> {
         let cost = command::quota_cost(command);
@@ -168,6 +196,41 @@ impl Shared {
         if !self.view.has_alarm(AlarmKind::NoSpace) {
             self.proposer.say(Command::Alarm { action: AlarmAction::Activate, member, kind: AlarmKind::NoSpace });
         }
+    }
+}
+
+/// How long an answer waits for memory, and what is said then.
+#[derive(Clone, Copy)]
+enum Patience {
+    /// As long as any request.
+    Reads,
+    /// What it tells of is done, and may be compacted away meanwhile. Nothing is known of it then.
+    Done,
+}
+
+/// What an answer says, and its claim to the memory that this takes.
+pub struct Made<T> {
+    pub message: T,
+    claim: Claim,
+}
+
+impl<T> Made<T> {
+    /// A message so short that nobody counts it.
+    fn free(message: T) -> Made<T> {
+        Made { message, claim: Claim::unbounded() }
+    }
+
+    fn map<U>(self, change: impl FnOnce(T) -> U) -> Made<U> {
+        Made { message: change(self.message), claim: self.claim }
+    }
+
+    /// For the services: they hold what was claimed until the answer is sent.
+    fn into_response(self) -> tonic::Response<T> {
+        let mut response = tonic::Response::new(self.message);
+        if let Some(held) = self.claim.made(usize::MAX) {
+            response.extensions_mut().insert(held);
+        }
+        response
     }
 }
 

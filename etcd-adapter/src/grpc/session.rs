@@ -113,7 +113,7 @@ pub async fn contend(
         ],
         failure: vec![op(Request::RequestRange(read)), op(Request::RequestRange(first))],
     };
-    let response = shared.txn(request).await?;
+    let response = shared.txn(request).await?.message;
     let own = response.responses.iter().find_map(|op| match &op.response {
         Some(response_op::Response::ResponseRange(range)) => range.kvs.first().cloned(),
         _ => None,
@@ -131,7 +131,7 @@ pub async fn wait_for_earlier(shared: &Arc<Shared>, prefix: &[u8], revision: i64
             max_create_revision: revision - 1,
             ..first_created(prefix)
         };
-        let Some(last) = shared.range(earlier).await?.kvs.into_iter().next() else { return Ok(()) };
+        let Some(last) = shared.range(earlier).await?.message.kvs.into_iter().next() else { return Ok(()) };
         wait_for_end(shared, last.key, last.create_revision).await?;
     }
 }
@@ -143,7 +143,7 @@ async fn wait_for_end(shared: &Arc<Shared>, key: Bytes, created: i64) -> Result<
     session.create(0, Wish::plain(keys));
     loop {
         let read = RangeRequest { key: key.clone(), serializable: true, ..Default::default() };
-        if shared.range(read).await?.kvs.first().is_none_or(|kv| kv.create_revision != created) {
+        if shared.range(read).await?.message.kvs.first().is_none_or(|kv| kv.create_revision != created) {
             return Ok(());
         }
         session.woken().await;

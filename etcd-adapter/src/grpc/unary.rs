@@ -13,8 +13,8 @@ use prost::Message;
 use proto::etcd::{LeaseGrantRequest, LeaseLeasesRequest, LeaseRevokeRequest};
 use tonic::{Code, Status};
 
-use super::{Services, Shared, calls, status};
-use crate::http2::Fields;
+use super::{Made, Services, Shared, calls, status};
+use crate::http2::{self, Fields};
 
 /// A call, as its headers tell it.
 #[derive(Debug, Clone, Copy)]
@@ -81,7 +81,7 @@ impl Services {
     }
 
     /// Answers a message with another, in its envelope.
-    pub fn answer(&self, call: Unary, message: Bytes) -> BoxFuture<'static, Result<Bytes, Status>> {
+    pub fn answer(&self, call: Unary, message: Bytes) -> BoxFuture<'static, Result<http2::Answer, Status>> {
         let shared = self.shared.clone();
         match call.method {
             Method::Range => answered(shared, call, message, |shared, asked| async move { shared.range(asked).await }),
@@ -91,20 +91,25 @@ impl Services {
             }
             Method::Txn => answered(shared, call, message, |shared, asked| async move { shared.txn(asked).await }),
             Method::Compact => {
-                answered(shared, call, message, |shared, asked| async move { shared.compact(asked).await })
+                answered(
+                    shared,
+                    call,
+                    message,
+                    |shared, asked| async move { shared.compact(asked).await.map(Made::free) },
+                )
             }
             Method::Grant => answered(shared, call, message, |shared, asked: LeaseGrantRequest| async move {
-                shared.grant(asked.id, asked.ttl).await
+                shared.grant(asked.id, asked.ttl).await.map(Made::free)
             }),
             Method::Revoke => answered(shared, call, message, |shared, asked: LeaseRevokeRequest| async move {
-                shared.revoke(asked.id).await
+                shared.revoke(asked.id).await.map(Made::free)
             }),
-            Method::TimeToLive => {
-                answered(shared, call, message, |shared, asked| async move { shared.time_to_live(asked).await })
-            }
-            Method::Leases => {
-                answered(shared, call, message, |shared, _: LeaseLeasesRequest| async move { Ok(shared.all_leases()) })
-            }
+            Method::TimeToLive => answered(shared, call, message, |shared, asked| async move {
+                shared.time_to_live(asked).await.map(Made::free)
+            }),
+            Method::Leases => answered(shared, call, message, |shared, _: LeaseLeasesRequest| async move {
+                Ok(Made::free(shared.all_leases()))
+            }),
         }
     }
 }
@@ -114,17 +119,17 @@ fn answered<Asked, Answer, Asking>(
     call: Unary,
     message: Bytes,
     ask: impl FnOnce(Arc<Shared>, Asked) -> Asking + Send + 'static,
-) -> BoxFuture<'static, Result<Bytes, Status>>
+) -> BoxFuture<'static, Result<http2::Answer, Status>>
 where
     Asked: Message + Default,
     Answer: Message,
-    Asking: Future<Output = Result<Answer, Status>> + Send,
+    Asking: Future<Output = Result<Made<Answer>, Status>> + Send,
 {
     Box::pin(async move {
         let started = shared.calls.begun(call.counted);
         shared.calls.clients.unary(call.client);
         let answer = match asked(&shared, call, message) {
-            Ok(asked) => ask(shared, asked).await.and_then(|answer| enveloped(&answer)),
+            Ok(asked) => ask(shared, asked).await.and_then(enveloped),
             Err(status) => Err(status),
         };
         started.ended(answer.as_ref().map_or_else(Status::code, |_| Code::Ok));
@@ -143,7 +148,7 @@ fn asked<Asked: Message + Default>(shared: &Shared, call: Unary, message: Bytes)
 }
 
 /// A message as gRPC sends it: uncompressed, behind its length.
-fn enveloped(message: &impl Message) -> Result<Bytes, Status> {
+fn enveloped(Made { message, claim }: Made<impl Message>) -> Result<http2::Answer, Status> {
     let length = message.encoded_len();
     let Ok(told) = u32::try_from(length) else {
         return Err(Status::resource_exhausted(format!("an answer of {length} bytes, of which 4 GB can be sent")));
@@ -152,5 +157,6 @@ fn enveloped(message: &impl Message) -> Result<Bytes, Status> {
     bytes.put_u8(0);
     bytes.put_u32(told);
     message.encode_raw(&mut bytes);
-    Ok(bytes.into())
+    drop(message);
+    Ok(http2::Answer { held: claim.made(bytes.len()), message: bytes.into() })
 }

@@ -148,7 +148,7 @@ impl http2::Answers for Arc<Front> {
         self.services.as_ref().map_or(0, Services::message_bytes_max)
     }
 
-    fn answer(&self, call: Unary, message: Bytes) -> BoxFuture<'static, Result<Bytes, Status>> {
+    fn answer(&self, call: Unary, message: Bytes) -> BoxFuture<'static, Result<http2::Answer, Status>> {
         match &self.services {
             Some(services) => services.answer(call, message),
             None => Box::pin(ready(Err(Status::unimplemented("there are no services here")))),

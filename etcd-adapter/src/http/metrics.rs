@@ -234,6 +234,10 @@ fn ours(page: &mut Page, shared: &Shared, standing: &Standing) {
     let tail = tail_of(shared, standing);
     let (_, waiting) = shared.proposer.depth();
     page.gauge("adapter_commands_waiting", &waiting);
+    page.gauge("adapter_answer_bytes", &shared.answers.held());
+    page.gauge("adapter_answer_bytes_max", &shared.answers.bytes_max());
+    page.gauge("adapter_answers_waiting", &shared.answers.waiting());
+    page.counter("adapter_answers_lost_total", &shared.answers.lost());
     page.gauge("adapter_applied_position", &standing.applied);
     page.gauge("adapter_tail_position", &tail);
     page.gauge("adapter_flushed_position", &standing.flushed);

@@ -14,7 +14,7 @@ use tonic::body::Body;
 
 use super::frame::{self, Reason, flag, kind};
 use super::session::{REPLY_BYTES_MAX, Session};
-use super::{Answers, Fields, RequestBody, hpack};
+use super::{Answer, Answers, Fields, RequestBody, hpack};
 
 /// Streams at once in a fuzzed session.
 const STREAMS_MAX: u32 = 8;
@@ -74,21 +74,21 @@ impl Answers for Echo {
         8 << 20
     }
 
-    fn answer(&self, call: Call, message: Bytes) -> BoxFuture<'static, Result<Bytes, Status>> {
+    fn answer(&self, call: Call, message: Bytes) -> BoxFuture<'static, Result<Answer, Status>> {
         let counts = self.0.clone();
         Box::pin(async move {
             counts.begun.fetch_add(1, Ordering::Relaxed);
             let _ended = Ended(counts.clone());
             match call {
-                Call::Echo => Ok(enveloped(&message)),
+                Call::Echo => Ok(enveloped(&message).into()),
                 Call::Large => {
                     let length = frame::number(&message).unwrap_or_default() as usize;
-                    Ok(enveloped(&vec![0; length.min(LARGE_MAX)]))
+                    Ok(enveloped(&vec![0; length.min(LARGE_MAX)]).into())
                 }
                 Call::Fail => Err(Status::not_found("100% \"lost\"")),
                 Call::Hold => {
                     counts.release.notified().await;
-                    Ok(enveloped(&message))
+                    Ok(enveloped(&message).into())
                 }
             }
         })

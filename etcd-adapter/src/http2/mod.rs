@@ -28,8 +28,21 @@ use http::{Request, Response};
 use tonic::Status;
 use tonic::body::Body;
 
+use crate::answers::Held;
 pub use head::Fields;
 pub use inbox::RequestBody;
+
+/// An answer of one message, and the memory that it holds until it is sent.
+pub struct Answer {
+    pub message: Bytes,
+    pub held: Option<Held>,
+}
+
+impl From<Bytes> for Answer {
+    fn from(message: Bytes) -> Answer {
+        Answer { message, held: None }
+    }
+}
 
 /// Answers the requests of a connection. The services do; in tests, an echo.
 pub trait Answers: Send + Unpin + 'static {
@@ -43,8 +56,8 @@ pub trait Answers: Send + Unpin + 'static {
     fn message_bytes_max(&self) -> usize;
 
     /// Answers a message with another, which is in its envelope already: ready to be sent.
-    fn answer(&self, call: Self::Call, message: Bytes) -> BoxFuture<'static, Result<Bytes, Status>>;
+    fn answer(&self, call: Self::Call, message: Bytes) -> BoxFuture<'static, Result<Answer, Status>>;
 
-    /// Answers everything else.
+    /// Answers everything else. What the answer holds comes as an extension of it: [`Held`].
     fn serve(&self, request: Request<RequestBody>) -> BoxFuture<'static, Response<Body>>;
 }

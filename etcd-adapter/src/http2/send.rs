@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
@@ -15,7 +16,9 @@ use tonic::body::Body;
 use super::frame::{self, Reason, flag, kind};
 use super::session::Session;
 use super::streams::{Last, Stream, Work};
-use super::{Answers, hpack};
+use super::wakes::Flag;
+use super::{Answer, Answers, hpack};
+use crate::answers::Held;
 
 /// `:status: 200`, `content-type: application/grpc`: how an answer begins.
 const GRPC_HEAD: &[u8] = b"\x88\x0f\x10\x10application/grpc";
@@ -25,6 +28,14 @@ const GRPC_OK: &[u8] = b"\x00\x0bgrpc-status\x010";
 const PIECES_MAX: usize = 16;
 
 impl<C> Stream<C> {
+    /// Holds the memory of its answer. `overdue` is woken if others need it more.
+    fn hold(&mut self, held: Option<Held>, overdue: &Arc<Flag>) {
+        if let Some(held) = held {
+            held.sending().tell(overdue.clone().into());
+            self.held = Some(held);
+        }
+    }
+
     /// Gives it a place among those that send, if it has something to send, and room for it.
     pub fn queue(&mut self, slot: usize, sending: &mut VecDeque<usize>) {
         if !self.queued && self.send_window > 0 && !self.pending.is_empty() {
@@ -37,7 +48,7 @@ impl<C> Stream<C> {
 /// What polling a call came to.
 enum Step {
     Waits,
-    Message(Result<Bytes, Status>),
+    Message(Result<Answer, Status>),
     Response(Response<Body>),
     Piece(Bytes),
     Trailers(HeaderMap),
@@ -89,7 +100,7 @@ impl<A: Answers> Session<A> {
             match step {
                 Step::Waits => return,
                 Step::Broken => return self.reset(id, Reason::Internal),
-                Step::Message(Ok(message)) => return self.send_message(slot, message),
+                Step::Message(Ok(answer)) => return self.send_message(slot, answer),
                 Step::Message(Err(status)) => self.send_head(slot, status.into_http()),
                 Step::Response(response) => self.send_head(slot, response),
                 Step::Piece(piece) => {
@@ -122,7 +133,7 @@ impl<A: Answers> Session<A> {
     }
 
     /// A whole answer. Mostly there is room for it, and it leaves without another look at its stream.
-    fn send_message(&mut self, slot: usize, message: Bytes) {
+    fn send_message(&mut self, slot: usize, Answer { message, held }: Answer) {
         let Some(stream) = self.streams.get(slot) else { return };
         let id = stream.id;
         frame::write_header(kind::HEADERS, flag::END_HEADERS, id, GRPC_HEAD.len(), &mut self.out);
@@ -131,6 +142,7 @@ impl<A: Answers> Session<A> {
         if message.len() > frame::PAYLOAD_MAX || length > stream.send_window || length > self.send_window {
             stream.work = Work::Sending;
             stream.pending = message;
+            stream.hold(held, &self.overdue);
             stream.last = Some(Last::Trailers(GRPC_OK.to_vec()));
             return self.send(slot);
         }
@@ -146,6 +158,7 @@ impl<A: Answers> Session<A> {
     fn send_head(&mut self, slot: usize, response: Response<Body>) {
         let Some(stream) = self.streams.get(slot) else { return };
         let (mut head, body) = response.into_parts();
+        stream.hold(head.extensions.remove(), &self.overdue);
         let end = stream.bare || body.is_end_stream();
         if let Some(length) = body.size_hint().exact()
             && length > 0
@@ -176,6 +189,9 @@ impl<A: Answers> Session<A> {
                 stream.pending.advance(length);
                 stream.send_window -= length as i64;
                 self.send_window -= length as i64;
+                if let Some(held) = &stream.held {
+                    held.sending().sent(length);
+                }
                 if end {
                     return self.finish(slot);
                 }
@@ -212,6 +228,20 @@ impl<A: Answers> Session<A> {
             if self.streams.get(slot).is_some_and(|stream| stream.pending.is_empty()) {
                 self.ready.push_back(slot);
             }
+        }
+    }
+
+    /// Ends those whose answers are lost, also while nothing else can be done.
+    pub(super) fn end_overdue(&mut self) {
+        if !self.overdue.taken() {
+            return;
+        }
+        let lost = |stream: &Stream<_>| stream.held.as_ref().is_some_and(|held| held.sending().is_lost());
+        let ids: Vec<_> =
+            self.streams.iter_mut().filter(|(_, stream)| lost(stream)).map(|(_, stream)| stream.id).collect();
+        for id in ids {
+            tracing::warn!("a client did not take its answer, and others needed the memory");
+            self.reset(id, Reason::EnhanceYourCalm);
         }
     }
 

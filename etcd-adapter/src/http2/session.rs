@@ -15,7 +15,7 @@ use super::frame::{self, Header, Reason, flag, kind, setting};
 use super::head::{Head, Heads, LIST_BYTES_MAX};
 use super::inbox::{Taken, inbox};
 use super::streams::{Stream, Streams, Work};
-use super::wakes::{SlotWake, Wakes};
+use super::wakes::{Flag, SlotWake, Wakes};
 use super::{Answers, hpack};
 
 /// What a client may send on one stream, and on one connection, before it is taken.
@@ -82,6 +82,8 @@ pub struct Session<A: Answers> {
     taken: Arc<Taken>,
     /// Wakes us when that is enough.
     room: Arc<SlotWake>,
+    /// Some answer is to be dropped.
+    pub(super) overdue: Arc<Flag>,
     receive_window: i64,
     /// Taken, and not yet told.
     untold: usize,
@@ -131,6 +133,7 @@ impl<A: Answers> Session<A> {
         Session {
             answers,
             streams: Streams::new(wakes.clone()),
+            overdue: Flag::new(room.clone()),
             wakes,
             ready: VecDeque::new(),
             sending: VecDeque::new(),
@@ -202,6 +205,7 @@ impl<A: Answers> Session<A> {
     /// Goes on with whatever was woken. True: there may be more to do.
     pub fn run(&mut self) -> bool {
         self.wakes.drain(&mut self.ready);
+        self.end_overdue();
         let mut done = false;
         // Those that are woken meanwhile are for the next time.
         for _ in 0..self.ready.len() {
@@ -358,6 +362,7 @@ impl<A: Answers> Session<A> {
             send_window: self.stream_window,
             pending: Bytes::new(),
             last: None,
+            held: None,
             queued: false,
             bare: false,
         };

@@ -11,9 +11,11 @@ use http::Response;
 use tonic::Status;
 use tonic::body::Body;
 
+use super::Answer;
 use super::head::Head;
 use super::inbox::Inbox;
 use super::wakes::{SlotWake, Wakes};
+use crate::answers::Held;
 
 pub struct Stream<C> {
     pub id: u32,
@@ -32,6 +34,8 @@ pub struct Stream<C> {
     pub pending: Bytes,
     /// What follows it, once that is known.
     pub last: Option<Last>,
+    /// The memory of the answer.
+    pub held: Option<Held>,
     /// Has a place among those that send.
     pub queued: bool,
     /// The answer is to have no body.
@@ -46,7 +50,7 @@ pub enum Work<C> {
         call: C,
         message: BytesMut,
     },
-    Answering(BoxFuture<'static, Result<Bytes, Status>>),
+    Answering(BoxFuture<'static, Result<Answer, Status>>),
     Serving(BoxFuture<'static, Response<Body>>),
     /// The answer comes piece by piece.
     Streaming(Body),

@@ -60,6 +60,30 @@ impl SlotWake {
     }
 }
 
+/// Wakes the connection, and is remembered until somebody looks.
+pub struct Flag {
+    raised: AtomicBool,
+    wake: Arc<SlotWake>,
+}
+
+impl Flag {
+    pub fn new(wake: Arc<SlotWake>) -> Arc<Flag> {
+        Arc::new(Flag { raised: AtomicBool::new(false), wake })
+    }
+
+    /// Whether it was raised since the last time.
+    pub fn taken(&self) -> bool {
+        self.raised.load(Ordering::Relaxed) && self.raised.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.raised.store(true, Ordering::Release);
+        self.wake.wake_by_ref();
+    }
+}
+
 impl Wake for SlotWake {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();

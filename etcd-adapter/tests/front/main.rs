@@ -5,6 +5,7 @@
 // A test that cannot go on says why by failing.
 #![allow(clippy::unwrap_used)]
 
+mod answers;
 mod dashboards;
 mod divergence;
 mod flood;

@@ -30,7 +30,11 @@ impl World {
 
     /// An adapter that keeps everything in itself, with these flags too.
     pub async fn with(flags: &[&str]) -> World {
-        let adapter = start(flags, "http://127.0.0.1:0").await;
+        World::of(config(flags, "http://127.0.0.1:0")).await
+    }
+
+    pub async fn of(config: Config) -> World {
+        let adapter = Adapter::start(config).await.unwrap();
         let channel = Endpoint::from_shared(format!("http://{}", adapter.addresses[0])).unwrap();
         let channel = channel.tcp_nodelay(true).connect().await.unwrap();
         World {
@@ -66,9 +70,12 @@ impl World {
 }
 
 pub async fn start(flags: &[&str], listen: &str) -> Adapter {
+    Adapter::start(config(flags, listen)).await.unwrap()
+}
+
+pub fn config(flags: &[&str], listen: &str) -> Config {
     let args = ["etcd-adapter", "--ephemeral", "--listen-client-urls", listen, "--advertise-client-urls", listen];
-    let config = Config::load(args.iter().chain(flags).copied(), BTreeMap::new()).unwrap();
-    Adapter::start(config).await.unwrap()
+    Config::load(args.iter().chain(flags).copied(), BTreeMap::new()).unwrap()
 }
 
 pub fn bytes(text: &str) -> Bytes {

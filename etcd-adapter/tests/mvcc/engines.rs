@@ -3,6 +3,7 @@
 
 use std::path::Path;
 
+use etcd_adapter::answers::Claim;
 use etcd_adapter::command::{Command, EntryBody};
 use etcd_adapter::mvcc::{At, Revision, Row};
 use etcd_adapter::store::{Batch, RocksOptions, Store, StoreError};
@@ -150,10 +151,11 @@ fn a_row_that_was_lost_is_nobodys_answer_and_whoever_applies_hears_of_it() {
     replica.write();
     let view = View::new(replica.state.clone(), replica.store.clone());
     let all = etcd_adapter::command::Range { key: "k".into(), range_end: "l".into(), ..Default::default() };
-    assert_eq!(view.range(&all).unwrap().kvs.len(), 3);
+    let range = || view.range(&all, &mut Claim::unbounded());
+    assert_eq!(range().unwrap().kvs.len(), 3);
     assert_eq!(view.broken(), None);
     memory.lose(At { main: 3, sub: 0 });
-    let read = view.range(&all);
+    let read = range();
     assert!(matches!(read, Err(ReadError::Store(StoreError::Missing(_)))), "{read:?}");
     assert_eq!(view.broken().unwrap(), "the row 3.0 is missing");
 }

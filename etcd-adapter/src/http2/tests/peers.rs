@@ -149,7 +149,7 @@ impl Answers for Odd {
         1000
     }
 
-    fn answer(&self, (): (), _: Bytes) -> BoxFuture<'static, Result<Bytes, Status>> {
+    fn answer(&self, (): (), _: Bytes) -> BoxFuture<'static, Result<crate::http2::Answer, Status>> {
         Box::pin(async { panic!("it was asked to") })
     }
 
