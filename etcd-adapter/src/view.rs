@@ -13,8 +13,8 @@ use parking_lot::{Mutex, RwLock};
 use proto::{Position, mvccpb};
 
 use crate::answers::Claim;
-use crate::command::{AlarmKind, Range, SortOrder, SortTarget, Txn};
-use crate::mvcc::{At, Found, RangeScan, Refusal, Revision, Row, RowRef, Selection, State, TxnAnswer, ValueLost};
+use crate::command::{AlarmKind, Compare, Op, Range, SortOrder, SortTarget, Txn};
+use crate::mvcc::{At, Comparison, Found, RangeScan, Refusal, Revision, Row, RowRef, Selection, State, ValueLost};
 use crate::store::{Store, StoreError};
 use crate::watch::key_value;
 
@@ -50,6 +50,16 @@ pub struct Page {
     pub kvs: Vec<mvccpb::KeyValue>,
     pub more: bool,
     pub count: i64,
+}
+
+/// The answer to a Txn that has reads only.
+#[derive(Debug)]
+pub struct TxnRead {
+    /// As of which it was answered.
+    pub revision: Revision,
+    pub succeeded: bool,
+    /// One for each range of the branch that ran.
+    pub pages: Vec<Page>,
 }
 
 /// A piece of the past.
@@ -230,11 +240,59 @@ impl View {
         Ok(Page { revision: bound.main, kvs, more: selection.more, count: selection.count })
     }
 
-    /// What a Txn that writes nothing answers now, and at which revision.
-    pub fn txn(&self, txn: &Txn) -> Result<(Revision, TxnAnswer), ReadError> {
-        let state = self.0.state.read();
-        let answer = self.noted(crate::mvcc::read_txn(&state, txn, &self.0.store).map_err(ReadError::from))??;
-        Ok((state.revision(), answer))
+    /// Answers a Txn that has reads only, all of it as of one revision. If the claim is refused, its pages have
+    /// no keys.
+    pub fn txn(&self, txn: &Txn, claim: &mut Claim) -> Result<TxnRead, ReadError> {
+        loop {
+            claim.restart();
+            let revision = self.revision();
+            let read = self.txn_at(txn, revision, claim);
+            // What was current is compacted: what is current now will do.
+            if self.compact_revision() <= revision {
+                return self.noted(read);
+            }
+        }
+    }
+
+    fn txn_at(&self, txn: &Txn, revision: Revision, claim: &mut Claim) -> Result<TxnRead, ReadError> {
+        let now = At::end_of(revision);
+        let mut succeeded = true;
+        for compare in &txn.compare {
+            succeeded = self.holds(compare, now)?;
+            if !succeeded {
+                break;
+            }
+        }
+        let branch = if succeeded { &txn.success } else { &txn.failure };
+        let ranges = || branch.iter().filter_map(|op| if let Op::Range(range) = op { Some(range) } else { None });
+        let check = || {
+            let mut asked = ranges().map(|range| range.revision).filter(|revision| *revision != 0);
+            asked.try_for_each(|asked| self.check(asked, revision))
+        };
+        check()?;
+        let read = |range: &Range| {
+            let bound = if range.revision > 0 { At::end_of(range.revision) } else { now };
+            let selection = self.select(range.clone(), bound)?;
+            let kvs = self.fetch(&selection.found, range.keys_only, claim)?;
+            Ok(Page { revision, kvs, more: selection.more, count: selection.count })
+        };
+        let pages: Result<Vec<Page>, ReadError> = ranges().map(read).collect();
+        // A compaction that passed explains whatever is missing.
+        check()?;
+        Ok(TxnRead { revision, succeeded, pages: pages? })
+    }
+
+    /// Whether a comparison held at that place. Values are read while nobody holds the index.
+    fn holds(&self, compare: &Compare, bound: At) -> Result<bool, ReadError> {
+        let mut comparison = Comparison::new(compare, bound);
+        loop {
+            let last = comparison.step(self.0.state.read().index(), STEP_KEYS);
+            let wanted = comparison.wanted();
+            self.0.store.visit(&wanted, &mut |_, row| comparison.see(row.value))?;
+            if last || !comparison.holds() {
+                return Ok(comparison.holds());
+            }
+        }
     }
 
     /// The version at a place that an answer names.

@@ -19,7 +19,7 @@ use crate::answers::{Claim, Held, Sending};
 use crate::command::{self, Command, Op, SortOrder, SortTarget, Txn};
 use crate::meters::Kind;
 use crate::mvcc::{Answer, OpAnswer, OpResult, Revision, TxnAnswer};
-use crate::view::{Page, ReadError};
+use crate::view::{Page, ReadError, TxnRead};
 
 /// The first piece of a streamed range has so many keys; later ones grow towards a full message.
 const STREAM_KEYS: i64 = 10;
@@ -136,13 +136,13 @@ impl Shared {
         if !serializable {
             self.confirm().await?;
         }
-        let (revision, answer) = self.view.txn(txn)?;
-        // Apply may be ahead of what is shown; what this answer shows must be visible everywhere here.
-        while self.view.revision() < revision {
-            tokio::task::yield_now().await;
-        }
-        let read = |claim: &mut Claim| self.txn_response(revision, &answer, claim);
-        self.within(self.answers.claim(), Patience::Reads, read).await
+        let read = |claim: &mut Claim| Ok(self.view.txn(txn, claim)?);
+        let made = self.within(self.answers.claim(), Patience::Reads, read).await?;
+        Ok(made.map(|TxnRead { revision, succeeded, pages }| TxnResponse {
+            header: Some(self.header(revision)),
+            succeeded,
+            responses: pages.into_iter().map(|page| ranged(revision, page)).collect(),
+        }))
     }
 
     /// Nothing below the revision is readable once this is answered; what takes its room goes later.
@@ -173,8 +173,7 @@ impl Shared {
         let header = Some(ResponseHeader { revision: answer.revision, ..Default::default() });
         let response = match &answer.result {
             OpResult::Range { request, bound } => {
-                let Page { kvs, more, count, .. } = self.view.range_in_txn(request.clone(), *bound, claim)?;
-                OpResponse::ResponseRange(RangeResponse { header, kvs, more, count })
+                return Ok(ranged(answer.revision, self.view.range_in_txn(request.clone(), *bound, claim)?));
             }
             OpResult::Put { prev } => {
                 let prev_kv = prev.map(|at| self.view.row(at, claim)).transpose()?;
@@ -192,6 +191,12 @@ impl Shared {
         };
         Ok(ResponseOp { response: Some(response) })
     }
+}
+
+/// A range as part of a Txn.
+fn ranged(revision: Revision, Page { kvs, more, count, .. }: Page) -> ResponseOp {
+    let header = Some(ResponseHeader { revision, ..Default::default() });
+    ResponseOp { response: Some(OpResponse::ResponseRange(RangeResponse { header, kvs, more, count })) }
 }
 
 /// Whether a Txn is answered without the journal: it has reads only, and no Txn in it.

@@ -15,9 +15,9 @@ use super::members::RegistryChange;
 use super::meta::{self, MetaKey};
 use super::state::State;
 use super::txn::{Draft, Stop};
-use super::types::{Alarm, Answer, At, Refusal, Reply, Revision, Row, TxnAnswer, ValueLost, Values, Version};
+use super::types::{Alarm, Answer, At, Refusal, Reply, Revision, Row, ValueLost, Values, Version};
 use super::{alarms, compaction};
-use crate::command::{AlarmAction, Beat, Command, EntryBody, Txn};
+use crate::command::{AlarmAction, Beat, Command, EntryBody};
 
 /// What came of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,16 +117,6 @@ pub fn apply(
     applied.revision = state.revision;
     applied.hash = state.hash();
     Ok(applied)
-}
-
-/// What a Txn without writes answers now. Nothing is changed; the answer's ranges are for the caller to
-/// read, at the places they name.
-pub fn read_txn(state: &State, txn: &Txn, values: &dyn Values) -> Result<Result<TxnAnswer, Refusal>, ValueLost> {
-    match Draft::new(state, values, &[]).txn(txn) {
-        Ok(answer) => Ok(Ok(answer)),
-        Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
-        Err(Stop::Lost(lost)) => Err(lost),
-    }
 }
 
 /// Takes exactly the next entry of a live producer, or the `Hello` that begins one.

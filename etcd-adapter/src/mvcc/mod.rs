@@ -16,6 +16,7 @@
 mod alarms;
 mod apply;
 mod compaction;
+mod compare;
 mod hash;
 mod hashkv;
 mod heads;
@@ -29,7 +30,8 @@ mod tree;
 mod txn;
 mod types;
 
-pub use apply::{Applied, Change, Outcome, Skipped, apply, read_txn};
+pub use apply::{Applied, Change, Outcome, Skipped, apply};
+pub use compare::Comparison;
 pub use hashkv::{HashKv, KvHash};
 pub use index::{Index, KeyRange};
 pub use lease::Lease;

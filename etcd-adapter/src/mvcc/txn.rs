@@ -6,17 +6,17 @@
 //!
 //! A key may change twice in one revision: the rule against it lets some nested Txns through.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
 use super::apply::Change;
+use super::compare::{compare_numbers, holds_of_nothing, verdict};
 use super::hash;
 use super::index::KeyRange;
 use super::state::State;
 use super::types::{At, Key, OpAnswer, OpResult, Refusal, Revision, Row, TxnAnswer, ValueLost, Values, Version};
-use crate::command::{Compare, CompareResult, CompareTarget, DeleteRange, Op, Put, Range, Txn};
+use crate::command::{Compare, CompareTarget, DeleteRange, Op, Put, Range, Txn};
 
 /// Why a decision ended early.
 #[derive(Debug)]
@@ -230,8 +230,7 @@ impl<'a> Draft<'a> {
         Ok(Path { holds, nested })
     }
 
-    /// Whether every key of a comparison's range satisfies it. A missing key is compared as a zero,
-    /// but for its value: nothing holds of a value that is not there.
+    /// Whether every key of a comparison's range satisfies it.
     fn holds(&self, compare: &Compare) -> Result<bool, ValueLost> {
         let range = KeyRange::new(compare.key.clone(), compare.range_end.clone());
         let mut keys = 0u64;
@@ -263,15 +262,7 @@ impl<'a> Draft<'a> {
         if let Some(lost) = lost {
             return Err(lost);
         }
-        if keys > 0 {
-            return Ok(all);
-        }
-        const NOTHING: Version =
-            Version { at: At { main: 0, sub: 0 }, create: 0, version: 0, lease: 0, size: 0, digest: 0 };
-        Ok(match &compare.target {
-            CompareTarget::Value(_) => false,
-            target => verdict(compare.result, compare_numbers(&NOTHING, target)),
-        })
+        Ok(if keys > 0 { all } else { holds_of_nothing(compare) })
     }
 
     /// Asks whatever can refuse the Txn, in the order of its operations: the first one tells why.
@@ -337,24 +328,4 @@ fn branch(txn: &Txn, holds: bool) -> &[Op] {
 
 fn next<'a>(nested: &mut std::slice::Iter<'a, Path>) -> &'a Path {
     nested.next().expect("one path for each nested Txn of the branch")
-}
-
-fn compare_numbers(version: &Version, target: &CompareTarget) -> Ordering {
-    match target {
-        CompareTarget::Version(n) => version.version.cmp(n),
-        CompareTarget::Create(n) => version.create.cmp(n),
-        CompareTarget::Mod(n) => version.at.main.cmp(n),
-        CompareTarget::Lease(n) => version.lease.cmp(n),
-        CompareTarget::Value(_) | CompareTarget::Unknown => Ordering::Equal,
-    }
-}
-
-fn verdict(result: CompareResult, order: Ordering) -> bool {
-    match result {
-        CompareResult::Equal => order.is_eq(),
-        CompareResult::NotEqual => order.is_ne(),
-        CompareResult::Greater => order.is_gt(),
-        CompareResult::Less => order.is_lt(),
-        CompareResult::Unknown => true,
-    }
 }

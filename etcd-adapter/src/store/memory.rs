@@ -62,6 +62,11 @@ impl Memory {
         self.content.write().log.remove(&at);
     }
 
+    /// Lets nobody read or write until the answer is dropped.
+    pub fn stall(&self) -> impl Drop + '_ {
+        self.content.write()
+    }
+
     /// How many rows there are, known to the index or not.
     pub fn len(&self) -> usize {
         self.content.read().log.len()

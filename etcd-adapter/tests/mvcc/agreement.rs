@@ -1,6 +1,6 @@
 //! Apply and reads against the model: answers, events, revisions, reads at every revision.
 
-use etcd_adapter::command::{Command, Range};
+use etcd_adapter::command::{Command, Range, Txn};
 use etcd_adapter::mvcc::{Outcome, Refusal};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -21,7 +21,7 @@ fn model_range(model: &Model, request: &Range) -> Result<Seen, Refusal> {
     Ok(Model::range(request, &model.history[&revision]))
 }
 
-fn agree(commands: Vec<Command>, reads: Vec<Range>, forget_every: usize) -> Result<(), TestCaseError> {
+fn agree(commands: Vec<Command>, reads: Vec<Range>, txns: Vec<Txn>, forget_every: usize) -> Result<(), TestCaseError> {
     let (mut replica, _) = Replica::memory();
     let mut model = Model::new();
     for (i, (position, body)) in entries(commands.into_iter().map(|command| vec![command])).iter().enumerate() {
@@ -69,6 +69,10 @@ fn agree(commands: Vec<Command>, reads: Vec<Range>, forget_every: usize) -> Resu
         for request in &reads {
             prop_assert_eq!(replica.range(request), model_range(&model, request), "{:?}", request);
         }
+        for txn in &txns {
+            let expected = model.apply(*position, &Command::Txn(txn.clone()));
+            prop_assert_eq!(replica.read_txn(txn), expected, "{:?}", txn);
+        }
     }
     // Every revision that can be read, in full, after all.
     for (revision, content) in model.history.range(model.compact_revision..) {
@@ -89,8 +93,9 @@ proptest! {
     fn every_command_does_and_answers_what_the_model_says(
         commands in vec(generate::command(), 1..40),
         reads in vec(generate::range(), 0..10),
+        txns in vec(generate::read_txn(), 0..5),
         forget_every in 1..8usize,
     ) {
-        agree(commands, reads, forget_every)?;
+        agree(commands, reads, txns, forget_every)?;
     }
 }

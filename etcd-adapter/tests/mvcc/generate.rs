@@ -120,6 +120,12 @@ pub fn txn() -> impl Strategy<Value = Txn> {
     })
 }
 
+/// A Txn that writes nothing.
+pub fn read_txn() -> impl Strategy<Value = Txn> {
+    let ranges = || vec(range().prop_map(Op::Range), 0..3);
+    (vec(compare(), 0..3), ranges(), ranges()).prop_map(|(compare, success, failure)| Txn { compare, success, failure })
+}
+
 /// A command that a proposer would let in.
 pub fn command() -> impl Strategy<Value = Command> {
     let command = prop_oneof![

@@ -8,6 +8,7 @@ mod determinism;
 mod engines;
 mod generate;
 mod golden;
+mod held;
 mod model;
 mod producers;
 mod replica;

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use etcd_adapter::command::{Command, EntryBody, Hello, Range};
+use etcd_adapter::answers::Claim;
+use etcd_adapter::command::{Command, EntryBody, Hello, Range, Txn};
 use etcd_adapter::mvcc::*;
 use etcd_adapter::store::{Batch, Memory, Origin, Staged, Store};
+use etcd_adapter::view::{ReadError, TxnRead, View};
 use parking_lot::RwLock;
 use proto::{JournalId, Position};
 
@@ -90,6 +92,28 @@ impl Replica {
     pub fn range(&self, request: &Range) -> Result<Seen, Refusal> {
         let revision = self.state.read().readable(request.revision)?;
         Ok(self.read(request, At::end_of(revision)))
+    }
+
+    /// A Txn that writes nothing, as it is answered without the journal.
+    pub fn read_txn(&self, txn: &Txn) -> Result<Seen, Refusal> {
+        let view = View::new(self.state.clone(), self.store.clone());
+        let TxnRead { revision, succeeded, pages } = match view.txn(txn, &mut Claim::unbounded()) {
+            Ok(read) => read,
+            Err(ReadError::Refused(refusal)) => return Err(refusal),
+            Err(error) => panic!("{error}"),
+        };
+        let seen = pages.into_iter().map(|page| {
+            let kvs = page.kvs.into_iter().map(|kv| Kv {
+                key: kv.key.to_vec(),
+                value: kv.value,
+                create: kv.create_revision,
+                modified: kv.mod_revision,
+                version: kv.version,
+                lease: kv.lease,
+            });
+            (revision, Seen::Range { kvs: kvs.collect(), more: page.more, count: page.count })
+        });
+        Ok(Seen::Txn(succeeded, seen.collect()))
     }
 
     fn read(&self, request: &Range, bound: At) -> Seen {
