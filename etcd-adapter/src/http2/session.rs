@@ -1,28 +1,28 @@
 //! The protocol of one connection: bytes of the client in, calls begun, bytes for the client out.
 //!
 //! It owns the streams, their calls and what is yet to be written. It does no I/O, so that any bytes can
-//! be given to it. The rules are those of RFC 9113; an error of a stream resets it, an error of the
+//! be given to it. How a call begins is told in `requests`, who may send how much in `windows`, what leaves in
+//! `send`. The rules are those of RFC 9113; an error of a stream resets it, an error of the
 //! connection ends all of them with a word about why.
+
+mod requests;
+mod windows;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::frame::{self, Header, Reason, flag, kind, setting};
-use super::head::{Head, Heads, LIST_BYTES_MAX};
-use super::inbox::{Taken, inbox};
-use super::streams::{Stream, Streams, Work};
+use super::head::{Heads, LIST_BYTES_MAX};
+use super::inbox::Taken;
+use super::streams::{Stream, Streams};
 use super::wakes::{Flag, SlotWake, Wakes};
 use super::{Answers, hpack};
+use requests::Block;
+use windows::{CONNECTION_WINDOW, STREAM_WINDOW};
 
-/// What a client may send on one stream, and on one connection, before it is taken.
-const STREAM_WINDOW: u32 = 2 << 20;
-const CONNECTION_WINDOW: u32 = 16 << 20;
-/// So much room of a stream is worth a word.
-const ROOM_STEP: usize = STREAM_WINDOW as usize / 2;
 /// With so much unwritten no call is polled, and no room is told of: a client that does not read its
 /// answers gets no more of them. It is still heard: some clients read nothing while they cannot write.
 pub const OUT_BYTES_MAX: usize = 256 << 10;
@@ -30,9 +30,6 @@ pub const OUT_BYTES_MAX: usize = 256 << 10;
 pub const REPLY_BYTES_MAX: usize = 2 * OUT_BYTES_MAX;
 /// So many calls that cannot be polled are enough.
 const WAITING_MAX: usize = 10_000;
-/// A block of headers in pieces: how long, and how many pieces, before it counts as an attack.
-const BLOCK_BYTES_MAX: usize = 2 * LIST_BYTES_MAX;
-const CONTINUATIONS_MAX: usize = 16;
 /// Calls that a client may cancel in a second, besides those that it had open at once.
 const RESETS_MAX: usize = 1000;
 const SECOND: Duration = Duration::from_secs(1);
@@ -90,13 +87,6 @@ pub struct Session<A: Answers> {
     /// What the client takes: on the connection, on a new stream, in a frame.
     pub(super) send_window: i64,
     stream_window: i64,
-}
-
-struct Block {
-    stream: u32,
-    flags: u8,
-    bytes: Vec<u8>,
-    continuations: usize,
 }
 
 /// What is wrong with a frame, and what ends with it.
@@ -291,214 +281,6 @@ impl<A: Answers> Session<A> {
         }
     }
 
-    fn on_headers(&mut self, header: Header, block: &[u8]) -> Result<(), Wrong> {
-        match header.has(flag::END_HEADERS) {
-            true => self.on_block(header.stream, header.flags, block),
-            false => {
-                let bytes = block.to_vec();
-                self.block = Some(Block { stream: header.stream, flags: header.flags, bytes, continuations: 0 });
-                Ok(())
-            }
-        }
-    }
-
-    fn on_continuation(&mut self, header: Header, payload: &[u8]) -> Result<(), Wrong> {
-        let Some(mut block) = self.block.take() else { return Err(Reason::Protocol.into()) };
-        if block.stream != header.stream {
-            return Err(Reason::Protocol.into());
-        }
-        block.bytes.extend_from_slice(payload);
-        block.continuations += 1;
-        if block.bytes.len() > BLOCK_BYTES_MAX || block.continuations > CONTINUATIONS_MAX {
-            return Err(Reason::EnhanceYourCalm.into());
-        }
-        if header.has(flag::END_HEADERS) {
-            return self.on_block(block.stream, block.flags, &block.bytes);
-        }
-        self.block = Some(block);
-        Ok(())
-    }
-
-    /// A whole block: a new request, or what follows one.
-    fn on_block(&mut self, id: u32, flags: u8, block: &[u8]) -> Result<(), Wrong> {
-        let end = flags & flag::END_STREAM != 0;
-        if id <= self.last_id {
-            self.heads.skip(block)?;
-            let Some(slot) = self.streams.find(id) else { return Ok(()) };
-            return match self.streams.get(slot).is_some_and(|stream| stream.receiving) {
-                false => Err(Wrong::Stream(id, Reason::StreamClosed)),
-                // They would be trailers, which end the request.
-                true if !end => Err(Wrong::Stream(id, Reason::Protocol)),
-                true => {
-                    self.on_end(slot);
-                    Ok(())
-                }
-            };
-        }
-        if id.is_multiple_of(2) {
-            return Err(Reason::Protocol.into());
-        }
-        self.last_id = id;
-        if self.phase == Phase::Closed {
-            // The client knows that these are not looked at.
-            return Ok(self.heads.skip(block)?);
-        }
-        self.last_taken = id;
-        let head = self.heads.read(block, &self.answers)?;
-        if self.streams.len() >= self.concurrent_max {
-            return Err(Wrong::Stream(id, Reason::RefusedStream));
-        }
-        self.begin(id, end, head)
-    }
-
-    fn begin(&mut self, id: u32, end: bool, head: Arc<Head<A::Call>>) -> Result<(), Wrong> {
-        let mut stream = Stream {
-            id,
-            work: Work::Sending,
-            inbox: None,
-            receiving: !end,
-            receive_window: i64::from(STREAM_WINDOW),
-            untold: 0,
-            send_window: self.stream_window,
-            pending: Bytes::new(),
-            last: None,
-            held: None,
-            queued: false,
-            bare: false,
-        };
-        match &*head {
-            Head::Malformed(reason) => return Err(Wrong::Stream(id, *reason)),
-            Head::TooLong => {
-                let slot = self.streams.insert(stream);
-                self.refuse(slot, http::StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
-            }
-            Head::Request { unary: Some(call), .. } if !end => {
-                stream.work = Work::Gathering { call: *call, head, message: BytesMut::new() };
-                self.streams.insert(stream);
-            }
-            Head::Request { .. } => {
-                let slot = self.streams.insert(stream);
-                self.serve(slot, &head, Bytes::new())?;
-                if end {
-                    self.on_end(slot);
-                }
-                self.ready.push_back(slot);
-            }
-        }
-        self.most_open = self.most_open.max(self.streams.len());
-        Ok(())
-    }
-
-    /// Gives the request to the handler that takes its body piece by piece, and what was read of it.
-    fn serve(&mut self, slot: usize, head: &Head<A::Call>, begun: Bytes) -> Result<(), Wrong> {
-        let waker = self.streams.waker(slot);
-        let Some(stream) = self.streams.get(slot) else { return Ok(()) };
-        let Head::Request { fields, .. } = head else { return Ok(()) };
-        let request = fields.request().ok_or(Wrong::Stream(stream.id, Reason::Protocol))?;
-        let (inbox, body) = inbox(begun, waker, ROOM_STEP, self.taken.clone());
-        stream.inbox = Some(inbox);
-        stream.bare = request.method() == http::Method::HEAD;
-        stream.work = Work::Serving(self.answers.serve(request.map(|()| body)));
-        Ok(())
-    }
-
-    fn on_data(&mut self, header: Header, payload: &[u8]) -> Result<(), Wrong> {
-        let (id, length) = (header.stream, payload.len());
-        self.receive_window -= length as i64;
-        if self.receive_window < 0 {
-            return Err(Reason::FlowControl.into());
-        }
-        let content = header.content(payload)?;
-        // Whatever nobody will take is told as room at once.
-        self.untold += length;
-        let Some(slot) = self.streams.find(id) else {
-            return if id > self.last_id { Err(Reason::Protocol.into()) } else { Ok(()) };
-        };
-        let Some(stream) = self.streams.get(slot) else { return Ok(()) };
-        if !stream.receiving {
-            return Err(Wrong::Stream(id, Reason::StreamClosed));
-        }
-        stream.receive_window -= length as i64;
-        if stream.receive_window < 0 {
-            return Err(Wrong::Stream(id, Reason::FlowControl));
-        }
-        let end = header.has(flag::END_STREAM);
-        match &mut stream.work {
-            Work::Gathering { call, message, .. } => {
-                if end && message.is_empty() && is_message(content, self.answers.message_bytes_max()) {
-                    let call = *call;
-                    stream.receiving = false;
-                    self.answer(slot, call, Bytes::copy_from_slice(&content[5..]));
-                    return Ok(());
-                }
-                message.extend_from_slice(content);
-                let begins = begins_message(message, self.answers.message_bytes_max());
-                stream.give_room(length, &mut self.out);
-                if !begins {
-                    self.serve_gathered(slot)?;
-                }
-            }
-            _ => {
-                let mut taken = length;
-                if let Some(inbox) = &stream.inbox
-                    && inbox.push(content)
-                {
-                    // The handler takes what the client said; nobody takes the padding.
-                    taken -= content.len();
-                    self.untold -= content.len();
-                }
-                stream.give_room(taken, &mut self.out);
-            }
-        }
-        if end {
-            self.on_end(slot);
-        }
-        Ok(())
-    }
-
-    /// The client has said everything on this stream.
-    fn on_end(&mut self, slot: usize) {
-        let Some(stream) = self.streams.get(slot) else { return };
-        stream.receiving = false;
-        if let Work::Gathering { call, message, .. } = &mut stream.work {
-            if is_message(message, self.answers.message_bytes_max()) {
-                let (call, message) = (*call, message.split_off(5).freeze());
-                return self.answer(slot, call, message);
-            }
-            let id = stream.id;
-            if self.serve_gathered(slot).is_err() {
-                return self.reset(id, Reason::Protocol);
-            }
-        }
-        if let Some(inbox) = self.streams.get(slot).and_then(|stream| stream.inbox.as_ref()) {
-            inbox.end();
-        }
-    }
-
-    /// What was gathered is not what it was taken for: it goes to the handler that says so.
-    fn serve_gathered(&mut self, slot: usize) -> Result<(), Wrong> {
-        let Some(stream) = self.streams.get(slot) else { return Ok(()) };
-        let Work::Gathering { head, message, .. } = std::mem::replace(&mut stream.work, Work::Sending) else {
-            return Ok(());
-        };
-        self.serve(slot, &head, message.freeze())?;
-        self.ready.push_back(slot);
-        Ok(())
-    }
-
-    /// A whole message: the call begins.
-    fn answer(&mut self, slot: usize, call: A::Call, message: Bytes) {
-        let answering = self.answers.answer(call, message);
-        let full = self.is_full();
-        let Some(stream) = self.streams.get(slot) else { return };
-        stream.work = Work::Answering(answering);
-        // Most are answered at once, unless nobody reads the answers.
-        match full {
-            true => self.ready.push_back(slot),
-            false => self.go_on(slot),
-        }
-    }
-
     fn on_reset(&mut self, id: u32, payload: &[u8]) -> Result<(), Wrong> {
         if payload.len() != 4 {
             return Err(Reason::FrameSize.into());
@@ -544,49 +326,6 @@ impl<A: Answers> Session<A> {
         Ok(())
     }
 
-    /// What the client takes on a stream, on those that are open too.
-    fn on_stream_window(&mut self, window: i64) -> Result<(), Wrong> {
-        if window > frame::WINDOW_MAX {
-            return Err(Reason::FlowControl.into());
-        }
-        let more = window - self.stream_window;
-        self.stream_window = window;
-        for (slot, stream) in self.streams.iter_mut() {
-            stream.send_window += more;
-            if stream.send_window > frame::WINDOW_MAX {
-                return Err(Reason::FlowControl.into());
-            }
-            stream.queue(slot, &mut self.sending);
-        }
-        Ok(())
-    }
-
-    fn on_window_update(&mut self, id: u32, payload: &[u8]) -> Result<(), Wrong> {
-        if payload.len() != 4 {
-            return Err(Reason::FrameSize.into());
-        }
-        let more = i64::from(frame::number(payload).unwrap_or_default() & 0x7fff_ffff);
-        if id == 0 {
-            self.send_window += more;
-            let wrong = if more == 0 { Reason::Protocol } else { Reason::FlowControl };
-            return if more == 0 || self.send_window > frame::WINDOW_MAX { Err(wrong.into()) } else { Ok(()) };
-        }
-        if id > self.last_id {
-            return Err(Reason::Protocol.into());
-        }
-        let Some(slot) = self.streams.find(id) else { return Ok(()) };
-        let Some(stream) = self.streams.get(slot) else { return Ok(()) };
-        stream.send_window += more;
-        if more == 0 {
-            return Err(Wrong::Stream(id, Reason::Protocol));
-        }
-        if stream.send_window > frame::WINDOW_MAX {
-            return Err(Wrong::Stream(id, Reason::FlowControl));
-        }
-        stream.queue(slot, &mut self.sending);
-        Ok(())
-    }
-
     fn on_ping(&mut self, header: Header, payload: &[u8]) -> Result<(), Wrong> {
         let Ok(payload) = <[u8; 8]>::try_from(payload) else { return Err(Reason::FrameSize.into()) };
         if !header.has(flag::ACK) {
@@ -598,47 +337,4 @@ impl<A: Answers> Session<A> {
         }
         Ok(())
     }
-
-    /// Tells the client of room, in large steps.
-    fn tell_room(&mut self) {
-        self.room.taken();
-        self.untold += self.taken.collect();
-        if !self.is_full() && self.untold >= CONNECTION_WINDOW as usize / 4 {
-            frame::write_window_update(0, self.untold as u32, &mut self.out);
-            self.receive_window += self.untold as i64;
-            self.untold = 0;
-        }
-    }
-}
-
-impl<C> Stream<C> {
-    /// So much of what the client sent was taken: tells it of the room, in large steps.
-    pub(super) fn give_room(&mut self, taken: usize, out: &mut Vec<u8>) {
-        self.untold += taken;
-        if self.untold >= ROOM_STEP && self.receiving {
-            frame::write_window_update(self.id, self.untold as u32, out);
-            self.receive_window += self.untold as i64;
-            self.untold = 0;
-        }
-    }
-}
-
-/// Whether these are an uncompressed message of a length that is taken, or the beginning of one.
-fn begins_message(bytes: &[u8], bytes_max: usize) -> bool {
-    match bytes {
-        [] => true,
-        [compressed, length @ ..] => {
-            let fits = frame::number(length).is_none_or(|length| {
-                let length = length as usize;
-                length <= bytes_max && bytes.len() <= 5 + length
-            });
-            *compressed == 0 && fits
-        }
-    }
-}
-
-/// Whether these are a message, all of it and nothing else.
-fn is_message(bytes: &[u8], bytes_max: usize) -> bool {
-    begins_message(bytes, bytes_max)
-        && bytes.get(1..).and_then(frame::number).is_some_and(|length| bytes.len() == 5 + length as usize)
 }
