@@ -53,7 +53,12 @@ impl<'a> Comparison<'a> {
         }
     }
 
-    /// Whether it holds, as far as was looked. Once it does not, it never will.
+    /// Whether a key was seen of which it does not hold: the rest does not matter then.
+    pub fn has_failed(&self) -> bool {
+        !self.all
+    }
+
+    /// Whether it holds, once everything that matters was looked at.
     pub fn holds(&self) -> bool {
         if self.keys > 0 { self.all } else { holds_of_nothing(self.compare) }
     }
