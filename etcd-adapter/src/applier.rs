@@ -164,7 +164,7 @@ impl Applier {
             audience.leases.lock().renewed(*id, lease.ttl, lease.renewed_at, now);
         });
         self.state.read().producers().iter().for_each(|(id, producer)| {
-            audience.leases.lock().heard(*id, producer.last_entry);
+            audience.leases.lock().expected(*id, producer.last_entry);
         });
         self.audience = Some(audience);
     }
@@ -515,6 +515,7 @@ impl Applier {
             return Ok(());
         };
         let began = Instant::now();
+        self.view.will_forget(floor);
         let forgotten = self.state.write().forget(floor.min(flushed.compact_revision), FORGET_STEPS);
         self.meters.compaction_pause.observe_millis(began.elapsed());
         let since = *self.forgetting.get_or_insert(began);

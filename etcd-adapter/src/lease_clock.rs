@@ -42,6 +42,8 @@ struct Timer {
 struct Voice {
     last_entry: Position,
     since: Duration,
+    /// Since the clock last began anew.
+    heard: bool,
 }
 
 /// Leases and voices by this adapter's own clock.
@@ -93,7 +95,12 @@ impl LeaseClock {
 
     /// An entry of this producer was just applied.
     pub fn heard(&mut self, producer: Position, last_entry: Position) {
-        self.voices.insert(producer, Voice { last_entry, since: self.now });
+        self.voices.insert(producer, Voice { last_entry, since: self.now, heard: true });
+    }
+
+    /// This producer is known, and was not heard by this process.
+    pub fn expected(&mut self, producer: Position, last_entry: Position) {
+        self.voices.insert(producer, Voice { last_entry, since: self.now, heard: false });
     }
 
     /// This producer lives no longer.
@@ -101,9 +108,9 @@ impl LeaseClock {
         self.voices.remove(&producer);
     }
 
-    /// For how long this producer has not been heard, while the clock ran.
+    /// How long ago this producer was heard, while the clock ran; nothing if it was not.
     pub fn silent_for(&self, producer: Position) -> Option<Duration> {
-        self.voices.get(&producer).map(|voice| self.now - voice.since)
+        self.voices.get(&producer).filter(|voice| voice.heard).map(|voice| self.now - voice.since)
     }
 
     /// What is left of a lease, in whole seconds; not above zero once a full TTL has passed.
@@ -152,7 +159,7 @@ impl LeaseClock {
             timer.due = timer.ends + jitter;
             self.order.insert((timer.due, id));
         }
-        self.voices.values_mut().for_each(|voice| voice.since = self.now);
+        self.voices.values_mut().for_each(|voice| (voice.since, voice.heard) = (self.now, false));
     }
 
     fn expired(&mut self) -> Vec<Command> {

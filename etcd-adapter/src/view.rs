@@ -35,6 +35,9 @@ const PAGES_MAX: usize = 4096;
 pub enum ReadError {
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// What an answer is to show is forgotten by now: whoever asked did not take it in time.
+    #[error("it is forgotten")]
+    Late,
     /// The store is broken: the process must end.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -105,6 +108,8 @@ struct Inner {
     compact_revision: AtomicI64,
     logical_bytes: AtomicU64,
     learners: AtomicBool,
+    /// What no read at or above this revision sees may be gone.
+    forgotten: AtomicI64,
     /// How many keys remain from a key on, at a revision: what the next page will need to know.
     pages: Mutex<Pages>,
     /// How the store failed, once it did.
@@ -130,6 +135,7 @@ impl View {
             compact_revision: AtomicI64::new(published.compact_revision),
             logical_bytes: AtomicU64::new(published.logical_bytes),
             learners: AtomicBool::new(published.learners),
+            forgotten: AtomicI64::new(0),
             pages: Mutex::new(Pages::default()),
             broken: Mutex::default(),
         }))
@@ -145,6 +151,11 @@ impl View {
         self.0.learners.store(published.learners, Ordering::Release);
         self.0.revision.store(published.revision, Ordering::Release);
         self.0.applied.store(published.applied.0, Ordering::Release);
+    }
+
+    /// What no read at or above `floor` sees will be forgotten. Whoever forgets says so before.
+    pub fn will_forget(&self, floor: Revision) {
+        self.0.forgotten.fetch_max(floor, Ordering::AcqRel);
     }
 
     pub fn revision(&self) -> Revision {
@@ -235,9 +246,20 @@ impl View {
     /// What a range read inside a Txn found, at the place where it stood.
     pub fn range_in_txn(&self, request: Range, bound: At, claim: &mut Claim) -> Result<Page, ReadError> {
         let keys_only = request.keys_only;
-        let selection = self.noted(self.select(request, bound))?;
-        let kvs = self.noted(self.fetch(&selection.found, keys_only, claim))?;
-        Ok(Page { revision: bound.main, kvs, more: selection.more, count: selection.count })
+        let page = self.select(request, bound).and_then(|selection| {
+            let kvs = self.fetch(&selection.found, keys_only, claim)?;
+            Ok(Page { revision: bound.main, kvs, more: selection.more, count: selection.count })
+        });
+        self.in_time(bound, page)
+    }
+
+    /// What was there at `bound` may be forgotten by now: then nothing that was read of it counts, not even that
+    /// something is missing.
+    fn in_time<T>(&self, bound: At, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        match At::end_of(self.0.forgotten.load(Ordering::Acquire)) > bound {
+            true => Err(ReadError::Late),
+            false => self.noted(read),
+        }
     }
 
     /// Answers a Txn that has reads only, all of it as of one revision. If the claim is refused, its pages have
@@ -289,27 +311,30 @@ impl View {
             let last = comparison.step(self.0.state.read().index(), STEP_KEYS);
             let wanted = comparison.wanted();
             self.0.store.visit(&wanted, &mut |_, row| comparison.see(row.value))?;
-            if last || !comparison.holds() {
+            // Keys that are gone are looked at too: a step that saw none alive says nothing.
+            if last || comparison.has_failed() {
                 return Ok(comparison.holds());
             }
         }
     }
 
-    /// The version at a place that an answer names.
-    pub fn row(&self, at: At, claim: &mut Claim) -> Result<mvccpb::KeyValue, ReadError> {
-        let kv = self.stored(&[at])?.first().map(key_value).unwrap_or_default();
-        Ok(if claim.grow(2 * (kv.key.len() + kv.value.len()) + KEY_BYTES) { kv } else { Default::default() })
-    }
-
-    pub fn rows(&self, places: &[At], claim: &mut Claim) -> Result<Vec<mvccpb::KeyValue>, ReadError> {
-        let mut bytes = 0;
+    /// The versions that a write replaced, which an answer names: those before its revision.
+    pub fn replaced(
+        &self,
+        places: &[At],
+        revision: Revision,
+        claim: &mut Claim,
+    ) -> Result<Vec<mvccpb::KeyValue>, ReadError> {
+        let mut kvs = Vec::with_capacity(places.len());
         // Twice: as a row, and as it is sent. How large it is, only the row tells.
-        let mut see = |_, row: RowRef<'_>| bytes += 2 * (row.key.len() + row.value.len()) + KEY_BYTES;
-        self.noted(self.0.store.visit(places, &mut see).map_err(ReadError::from))?;
-        match claim.grow(bytes) {
-            true => Ok(self.stored(places)?.iter().map(key_value).collect()),
-            false => Ok(Vec::new()),
-        }
+        let mut see = |i: usize, row: RowRef<'_>| {
+            if claim.grow(2 * (row.key.len() + row.value.len()) + KEY_BYTES) {
+                kvs.push(key_value(&row.to_row(places[i])));
+            }
+        };
+        let read = self.0.store.visit(places, &mut see).map_err(ReadError::from);
+        self.in_time(At::end_of(revision - 1), read)?;
+        Ok(kvs)
     }
 
     fn stored(&self, places: &[At]) -> Result<Vec<Row>, ReadError> {

@@ -31,6 +31,7 @@ impl From<ReadError> for Status {
     fn from(error: ReadError) -> Status {
         match error {
             ReadError::Refused(refusal) => super::status_of_refusal(refusal),
+            ReadError::Late => status::TIMEOUT.into(),
             // Not an answer: what was asked may have been done, and this process is about to end.
             error @ (ReadError::Store(_) | ReadError::Lost(_)) => {
                 tracing::error!("the store cannot be read: {error}");
@@ -58,10 +59,11 @@ impl Shared {
         let began = tokio::time::Instant::now();
         let answer = self.range_unmeasured(request).await;
         self.meters.ranges.add(1);
-        self.meters.request(Kind::Range, answer.is_ok(), began.elapsed());
+        let took = began.elapsed();
+        self.meters.request(Kind::Range, answer.is_ok(), took);
         match &answer {
-            Ok(_) => self.meters.ranges_done.observe(began.elapsed()),
-            Err(_) => self.meters.ranges_failed.observe(began.elapsed()),
+            Ok(_) => self.meters.ranges_done.observe(took),
+            Err(_) => self.meters.ranges_failed.observe(took),
         }
         answer
     }
@@ -92,7 +94,7 @@ impl Shared {
             (revision, Answer::Put { prev }) => {
                 let header = Some(self.header(revision));
                 self.done(|claim| {
-                    let prev_kv = prev.map(|at| self.view.row(at, claim)).transpose()?;
+                    let prev_kv = self.view.replaced(prev.as_slice(), revision, claim)?.pop();
                     Ok(PutResponse { header, prev_kv })
                 })
                 .await
@@ -106,8 +108,11 @@ impl Shared {
         match answer_of(self.propose(Command::DeleteRange(convert::delete_range(request)), bytes).await?)? {
             (revision, Answer::DeleteRange { deleted, prev }) => {
                 let header = Some(self.header(revision));
-                self.done(|claim| Ok(DeleteRangeResponse { header, deleted, prev_kvs: self.view.rows(&prev, claim)? }))
-                    .await
+                self.done(|claim| {
+                    let prev_kvs = self.view.replaced(&prev, revision, claim)?;
+                    Ok(DeleteRangeResponse { header, deleted, prev_kvs })
+                })
+                .await
             }
             (_, other) => Err(unexpected(&other)),
         }
@@ -160,32 +165,33 @@ impl Shared {
     }
 
     fn txn_response(&self, revision: Revision, answer: &TxnAnswer, claim: &mut Claim) -> Result<TxnResponse, Status> {
-        Ok(TxnResponse { header: Some(self.header(revision)), ..self.txn_body(answer, claim)? })
+        Ok(TxnResponse { header: Some(self.header(revision)), ..self.txn_body(revision, answer, claim)? })
     }
 
-    fn txn_body(&self, answer: &TxnAnswer, claim: &mut Claim) -> Result<TxnResponse, Status> {
-        let responses = answer.ops.iter().map(|op| self.op_response(op, claim)).collect::<Result<_, _>>()?;
+    fn txn_body(&self, revision: Revision, answer: &TxnAnswer, claim: &mut Claim) -> Result<TxnResponse, Status> {
+        let responses = answer.ops.iter().map(|op| self.op_response(revision, op, claim));
+        let responses = responses.collect::<Result<_, _>>()?;
         Ok(TxnResponse { header: None, succeeded: answer.succeeded, responses })
     }
 
     /// Headers within a Txn say nothing but a revision, and that of a nested Txn not even that.
-    fn op_response(&self, answer: &OpAnswer, claim: &mut Claim) -> Result<ResponseOp, Status> {
+    fn op_response(&self, revision: Revision, answer: &OpAnswer, claim: &mut Claim) -> Result<ResponseOp, Status> {
         let header = Some(ResponseHeader { revision: answer.revision, ..Default::default() });
         let response = match &answer.result {
             OpResult::Range { request, bound } => {
                 return Ok(ranged(answer.revision, self.view.range_in_txn(request.clone(), *bound, claim)?));
             }
             OpResult::Put { prev } => {
-                let prev_kv = prev.map(|at| self.view.row(at, claim)).transpose()?;
+                let prev_kv = self.view.replaced(prev.as_slice(), revision, claim)?.pop();
                 OpResponse::ResponsePut(PutResponse { header, prev_kv })
             }
             OpResult::DeleteRange { deleted, prev } => {
-                let prev_kvs = self.view.rows(prev, claim)?;
+                let prev_kvs = self.view.replaced(prev, revision, claim)?;
                 OpResponse::ResponseDeleteRange(DeleteRangeResponse { header, deleted: *deleted, prev_kvs })
             }
             OpResult::Txn(nested) => {
                 let header = Some(ResponseHeader::default());
-                OpResponse::ResponseTxn(TxnResponse { header, ..self.txn_body(nested, claim)? })
+                OpResponse::ResponseTxn(TxnResponse { header, ..self.txn_body(revision, nested, claim)? })
             }
             OpResult::Empty => return Ok(ResponseOp { response: None }),
         };
@@ -243,7 +249,13 @@ impl Kv for KvService {
         let mut response = Response::new(Pieces { pieces, held: None });
         response.extensions_mut().insert(Held::by_pieces(&sending));
         tokio::spawn(async move {
-            if let Err(status) = stream_range(&shared, range, &sending, &sender).await {
+            let served = tokio::select! {
+                biased;
+                // Its client has gone, perhaps while it waited for memory.
+                () = sender.closed() => Ok(()),
+                served = stream_range(&shared, range, &sending, &sender) => served,
+            };
+            if let Err(status) = served {
                 let _ = sender.send(Err(status)).await;
             }
         });

@@ -158,11 +158,12 @@ impl Shared {
         patience: Patience,
         mut make: impl FnMut(&mut Claim) -> Result<T, Status>,
     ) -> Result<Made<T>, Status> {
-        let (until, otherwise) = match patience {
+        let (wait, otherwise) = match patience {
             Patience::Reads => (self.config.limits.request_timeout(), status::TOO_MANY_REQUESTS),
             Patience::Done => (DONE_PATIENCE, status::TIMEOUT),
         };
-        let until = Instant::now() + until;
+        // Most answers wait for nothing.
+        let mut until = None;
         loop {
             claim.restart();
             let message = make(&mut claim)?;
@@ -170,6 +171,7 @@ impl Shared {
                 return Ok(Made { message, claim });
             }
             drop(message);
+            let until = *until.get_or_insert_with(|| Instant::now() + wait);
             claim.wait(until).await.map_err(|NoRoom| Status::from(otherwise))?;
         }
     }
