@@ -6,14 +6,14 @@
 //! large one is there.
 //!
 //! Whoever holds what others wait for must take it: a client that takes nothing for [`PATIENCE`], or much
-//! too little, loses its answer. While nobody waits it may take its time.
+//! too little for what it holds, loses its answer. While nobody waits it may take its time.
 //!
-//! Not counted: answers of at most [`TINY_BYTES`], what a connection has in its buffer for writing, and what
+//! Not counted: answers of at most [`TINY_BYTES`], values that a range is only sorted by, what a connection has in its buffer for writing, and what
 //! watches are told, whose queues have bounds of their own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -36,8 +36,10 @@ pub const TINY_BYTES: usize = 16 << 10;
 pub const PATIENCE: Duration = Duration::from_secs(3);
 /// And so long for a call that waited, has its turn, and does not go on: its connection may be full.
 const ABSENCE: Duration = Duration::from_secs(1);
-/// One that takes less in a second is as good as one that takes nothing.
+/// One that takes less in a second is as good as one that takes nothing ...
 const RATE_MIN: u64 = 256 << 10;
+/// ... and so is one that would take longer than this for its whole answer.
+const WHOLE_WITHIN_S: u64 = 20;
 /// Between two looks, by those who wait, at those who hold.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
@@ -74,6 +76,8 @@ struct State {
     /// Those who hold something, by their number.
     holders: BTreeMap<u64, Arc<Sending>>,
     next: u64,
+    /// One look serves all who wait.
+    looked: Option<Instant>,
 }
 
 /// Answers of one kind.
@@ -113,7 +117,7 @@ impl Budget {
     pub fn new(bytes_max: usize) -> Budget {
         let small = bytes_max / SMALL_SHARE;
         let (small, large) = (Lane::new(small), Lane::new(bytes_max - small));
-        let state = State { small, large, holders: BTreeMap::new(), next: 0 };
+        let state = State { small, large, holders: BTreeMap::new(), next: 0, looked: None };
         Budget(Arc::new(Inner { state: Mutex::new(state), lost: Count::default() }))
     }
 
@@ -181,10 +185,10 @@ impl Budget {
     /// Puts somebody among those who wait, unless he is there, or was let in.
     fn queue(&self, bytes: usize, sending: &Arc<Sending>, until: Instant) {
         let mut state = self.0.state.lock();
-        let waiting = &mut state.lane(bytes <= SMALL_BYTES).waiting;
-        let known = waiting.iter().any(|waiter| Arc::ptr_eq(&waiter.sending, sending));
-        if !known && sending.given.lock().is_none() {
-            waiting.push_back(Waiter { bytes, sending: sending.clone(), until });
+        if !sending.waits.load(Ordering::Relaxed) && sending.given.lock().is_none() {
+            sending.waits.store(true, Ordering::Relaxed);
+            let waiter = Waiter { bytes, sending: sending.clone(), until };
+            state.lane(bytes <= SMALL_BYTES).waiting.push_back(waiter);
         }
         drop(state);
         self.let_in();
@@ -196,15 +200,17 @@ impl Budget {
         for small in [true, false] {
             loop {
                 let lane = state.lane(small);
-                if !lane.waiting.front().is_some_and(|first| lane.fits(first.bytes, 0)) {
+                // Whoever wants nothing any more and could not say so keeps nobody waiting, either.
+                let expired = |first: &Waiter| first.until < Instant::now();
+                if !lane.waiting.front().is_some_and(|first| lane.fits(first.bytes, 0) || expired(first)) {
                     break;
                 }
-                let Some(Waiter { bytes, sending, until }) = lane.waiting.pop_front() else { break };
-                if until < Instant::now() {
-                    continue;
+                let Some(waiter) = lane.waiting.pop_front() else { break };
+                waiter.sending.waits.store(false, Ordering::Relaxed);
+                if !expired(&waiter) {
+                    let share = self.admit(&mut state, waiter.bytes, &waiter.sending);
+                    waiter.sending.give(share);
                 }
-                let share = self.admit(&mut state, bytes, &sending);
-                sending.admit(share);
             }
         }
     }
@@ -212,9 +218,11 @@ impl Budget {
     /// Whoever waited does so no longer, whether or not he was let in.
     fn leave(&self, sending: &Arc<Sending>) {
         let mut state = self.0.state.lock();
-        let State { small, large, .. } = &mut *state;
-        for lane in [small, large] {
-            lane.waiting.retain(|waiter| !Arc::ptr_eq(&waiter.sending, sending));
+        if sending.waits.swap(false, Ordering::Relaxed) {
+            let State { small, large, .. } = &mut *state;
+            for lane in [small, large] {
+                lane.waiting.retain(|waiter| !Arc::ptr_eq(&waiter.sending, sending));
+            }
         }
         drop(state);
         drop(sending.fetch());
@@ -225,7 +233,11 @@ impl Budget {
     fn look(&self) {
         let now = Instant::now();
         let overdue: Vec<_> = {
-            let state = self.0.state.lock();
+            let mut state = self.0.state.lock();
+            if state.looked.is_some_and(|looked| now < looked + LOOK_EVERY) {
+                return;
+            }
+            state.looked = Some(now);
             state.holders.values().filter(|sending| sending.is_overdue(now)).cloned().collect()
         };
         for sending in overdue {
@@ -233,8 +245,9 @@ impl Budget {
             if sending.fetch().is_some() {
                 continue;
             }
-            if !sending.lost.swap(true, Ordering::AcqRel) {
-                self.0.lost.add(1);
+            match sending.lose(now) {
+                None => continue,
+                Some(first) => self.0.lost.add(u64::from(first)),
             }
             let waker = sending.waker.lock().clone();
             if let Some(waker) = waker {
@@ -281,7 +294,11 @@ pub struct Sending {
     /// Until when it is patiently waited for its client; each byte that it takes puts that off. Nothing
     /// while the answer is being made.
     until: Mutex<Option<Instant>>,
+    /// What its client must take in a second, once others wait.
+    rate: AtomicU64,
     lost: AtomicBool,
+    /// It is among those who wait. Written under the budget's lock.
+    waits: AtomicBool,
     /// Who is to hear that it was lost.
     waker: Mutex<Option<Waker>>,
     /// What he who waited was given, until he fetches it.
@@ -290,7 +307,7 @@ pub struct Sending {
 }
 
 impl Sending {
-    fn admit(&self, share: Share) {
+    fn give(&self, share: Share) {
         *self.given.lock() = Some(share);
         self.wait_for(ABSENCE);
         self.admitted.notify_one();
@@ -313,12 +330,18 @@ impl Sending {
     pub fn sent(&self, bytes: usize) {
         let mut until = self.until.lock();
         let now = Instant::now();
-        let more = Duration::from_millis(bytes as u64 * 1000 / RATE_MIN);
+        let more = Duration::from_millis(bytes as u64 * 1000 / self.rate.load(Ordering::Relaxed).max(RATE_MIN));
         *until = until.map(|until| (until.max(now) + more).min(now + PATIENCE));
     }
 
     fn is_overdue(&self, now: Instant) -> bool {
         self.until.lock().is_some_and(|until| until < now)
+    }
+
+    /// Nothing if it was fetched or taken from meanwhile; else it is lost, and whether that is news.
+    fn lose(&self, now: Instant) -> Option<bool> {
+        let until = self.until.lock();
+        until.is_some_and(|until| until < now).then(|| !self.lost.swap(true, Ordering::AcqRel))
     }
 
     /// Others wait for the memory of this answer, and its client has not taken it: it is to be dropped.
@@ -425,6 +448,7 @@ impl Claim {
         let mut share = self.share.take()?;
         share.shrink(bytes);
         let sending = self.sending.take()?;
+        sending.rate.store(share.bytes as u64 / WHOLE_WITHIN_S, Ordering::Relaxed);
         sending.wait_for(PATIENCE);
         Some(Held { sending, _share: Some(Arc::new(share)) })
     }

@@ -2,14 +2,13 @@
 
 use std::fmt::Write;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response};
 use http_body::{Frame, SizeHint};
-use parking_lot::RwLock;
 use tokio::time::Instant;
 use tonic::body::Body;
 
@@ -115,8 +114,8 @@ const VERSIONS_MAX: usize = 32;
 /// Who says no version, or one too many, or one that is none.
 const NO_VERSION: usize = 0;
 
-/// How often which versions of clients called.
-pub struct Clients(RwLock<Vec<Client>>);
+/// How often which versions of clients called: in the order in which they came, and never forgotten.
+pub struct Clients([OnceLock<Client>; VERSIONS_MAX]);
 
 struct Client {
     version: String,
@@ -130,33 +129,37 @@ impl Client {
     }
 }
 
+fn count(counter: Option<&AtomicU64>) {
+    if let Some(counter) = counter {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl Clients {
     /// The number of those who say this version.
     pub fn of(&self, version: Option<&[u8]>) -> usize {
         let readable = |byte: &u8| byte.is_ascii_alphanumeric() || b".-+_".contains(byte);
         let version = version.filter(|version| version.len() <= 64 && version.iter().all(readable));
         let Some(version) = version.and_then(|version| std::str::from_utf8(version).ok()) else { return NO_VERSION };
-        let place = |known: &[Client]| known.iter().position(|client| client.version == version);
-        if let Some(place) = place(&self.0.read()) {
-            return place;
-        }
-        let mut known = self.0.write();
-        if let Some(place) = place(&known) {
-            return place;
-        }
-        if known.len() >= VERSIONS_MAX {
-            return NO_VERSION;
-        }
-        known.push(Client::new(version));
-        known.len() - 1
+        // Another may take the place meanwhile: then the next one.
+        let place = self.0.iter().position(|client| client.get_or_init(|| Client::new(version)).version == version);
+        place.unwrap_or(NO_VERSION)
     }
 
     pub fn unary(&self, client: usize) {
-        self.0.read()[client].unary.fetch_add(1, Ordering::Relaxed);
+        count(self.at(client).map(|client| &client.unary));
     }
 
     fn stream(&self, client: usize) {
-        self.0.read()[client].streams.fetch_add(1, Ordering::Relaxed);
+        count(self.at(client).map(|client| &client.streams));
+    }
+
+    fn at(&self, client: usize) -> Option<&Client> {
+        self.0.get(client)?.get()
+    }
+
+    fn known(&self) -> impl Iterator<Item = &Client> {
+        self.0.iter().map_while(OnceLock::get)
     }
 }
 
@@ -164,7 +167,8 @@ impl Calls {
     /// `timed` asks for how long calls took, too.
     pub fn new(timed: bool) -> Calls {
         let times = timed.then(|| METHODS.iter().map(|_| Histogram::new(meters::CALLS)).collect());
-        let clients = Clients(RwLock::new(vec![Client::new("unknown")]));
+        let clients = Clients(std::array::from_fn(|_| OnceLock::new()));
+        clients.0[NO_VERSION].get_or_init(|| Client::new("unknown"));
         Calls { counts: METHODS.iter().map(|_| Counts::default()).collect(), times, clients }
     }
 
@@ -214,7 +218,7 @@ impl Calls {
             }
         }
         page.push_str("# TYPE etcd_server_client_requests_total counter\n");
-        for Client { version, unary, streams } in &*self.clients.0.read() {
+        for Client { version, unary, streams } in self.clients.known() {
             for (kind, count) in [("unary", unary), ("stream", streams)] {
                 let count = count.load(Ordering::Relaxed);
                 let labels = format!("type=\"{kind}\",client_api_version=\"{version}\"");

@@ -177,8 +177,9 @@ async fn read_preface(io: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Ve
     Ok(None)
 }
 
-/// Whether the request is a gRPC call, to be answered by a service.
+/// Whether the request is a gRPC call, to be answered by a service. There are none over HTTP/1.1.
 fn is_grpc<B>(request: &Request<B>) -> bool {
     let kind = request.headers().get(http::header::CONTENT_TYPE);
-    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+    request.version() == http::Version::HTTP_2
+        && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }

@@ -195,6 +195,8 @@ impl<A: Answers> Session<A> {
     /// Goes on with whatever was woken. True: there may be more to do.
     pub fn run(&mut self) -> bool {
         self.wakes.drain(&mut self.ready);
+        // Before anything is looked at that it stands for: what comes later wakes again.
+        self.room.taken();
         self.end_overdue();
         let mut done = false;
         // Those that are woken meanwhile are for the next time.

@@ -59,7 +59,6 @@ impl<A: Answers> Session<A> {
 
     /// Tells the client of room, in large steps.
     pub(super) fn tell_room(&mut self) {
-        self.room.taken();
         self.untold += self.taken.collect();
         if !self.is_full() && self.untold >= CONNECTION_WINDOW as usize / 4 {
             frame::write_window_update(0, self.untold as u32, &mut self.out);
