@@ -37,6 +37,8 @@ struct More {
 
 /// How long a health page may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Of a page that says why a node is not ready, so much is told: more than a few troubles take.
+const PAGE_CHARS: usize = 2000;
 
 impl Node {
     pub(super) fn new(
@@ -205,7 +207,7 @@ impl Node {
 
 fn one_line(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    match line.char_indices().nth(160) {
+    match line.char_indices().nth(PAGE_CHARS) {
         Some((end, _)) => format!("{}...", &line[..end]),
         None => line,
     }
