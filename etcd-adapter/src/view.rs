@@ -326,6 +326,10 @@ impl View {
         claim: &mut Claim,
     ) -> Result<Vec<mvccpb::KeyValue>, ReadError> {
         let mut kvs = Vec::with_capacity(places.len());
+        // A write that replaced nothing has no revision of its own: what is forgotten says nothing about it.
+        if places.is_empty() {
+            return Ok(kvs);
+        }
         // Twice: as a row, and as it is sent. How large it is, only the row tells.
         let mut see = |i: usize, row: RowRef<'_>| {
             if claim.grow(2 * (row.key.len() + row.value.len()) + KEY_BYTES) {

@@ -150,7 +150,10 @@ impl Stream {
                         return End::Gone;
                     }
                 },
-                () = self.session.woken(), if in_a_row < REQUESTS_MAX => self.pump().await,
+                () = self.session.woken(), if in_a_row < REQUESTS_MAX => {
+                    in_a_row = 0;
+                    self.pump().await
+                }
                 () = ready(()), if in_a_row == REQUESTS_MAX => {
                     in_a_row = 0;
                     self.pump().await

@@ -56,6 +56,7 @@ fn an_answer_that_is_made_too_late_is_refused_and_breaks_nothing() {
     replica.forget(usize::MAX);
     assert!(matches!(view.replaced(&replaced[..1], 3, claim), Err(ReadError::Late)));
     assert!(matches!(view.range_in_txn(range(), before, claim), Err(ReadError::Late)));
+    assert!(view.replaced(&[], 3, claim).unwrap().is_empty(), "what deletes nothing at that revision is answered");
     assert_eq!(view.range_in_txn(range(), At::end_of(3), claim).unwrap().kvs[0].value, "2");
     assert_eq!(view.broken(), None);
 }
